@@ -1,0 +1,3 @@
+//! adamw: timing.
+
+fn main() {}

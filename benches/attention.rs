@@ -1,0 +1,3 @@
+//! attention: timing.
+
+fn main() {}

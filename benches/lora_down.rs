@@ -1,0 +1,3 @@
+//! lora_down: timing.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! lora_grad: timing.
+
+fn main() {}

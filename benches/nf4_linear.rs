@@ -1,0 +1,3 @@
+//! nf4_linear: timing.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! reduce: timing.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! rms_norm: timing.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! rope: timing.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! swiglu: timing.
+
+fn main() {}

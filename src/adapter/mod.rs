@@ -1,0 +1,5 @@
+//! LoRA on linear layers; PEFT directories in and out.
+
+pub mod lora;
+
+pub use lora::{Adapter, LoraConfig, LoraModule};

@@ -1,0 +1,1 @@
+//! The run file: typed, documented, validated before anything loads.

@@ -1,0 +1,3 @@
+//! Records → chat template → tokens and loss mask → packed micro-batches.
+
+pub mod batch;

@@ -1,0 +1,4 @@
+//! Memory, mapped files and launches.
+
+pub mod bytes;
+pub mod cpu;

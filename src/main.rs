@@ -1,0 +1,5 @@
+//! The `dayrun` binary: argument parsing and the exit code, nothing else.
+
+fn main() -> std::process::ExitCode {
+    dayrun::cli::main()
+}

@@ -1,0 +1,58 @@
+//! The frozen base in memory: NF4 linears, everything else in bf16.
+
+use half::bf16;
+
+use super::config::{Linear, LlamaConfig};
+use crate::device::bytes::Bytes;
+use crate::quant::Nf4Matrix;
+
+/// A bf16 matrix `[rows, cols]`, row-major, owned or in a mapped file (2-byte aligned).
+#[derive(Clone, Debug)]
+pub struct Dense {
+    pub rows: usize,
+    pub cols: usize,
+    pub data: Bytes,
+}
+
+impl Dense {
+    /// The elements.
+    pub fn as_slice(&self) -> &[bf16] {
+        bytemuck::cast_slice(&self.data)
+    }
+}
+
+/// One decoder layer.
+#[derive(Clone, Debug)]
+pub struct LayerWeights {
+    pub input_layernorm: Dense,
+    pub post_attention_layernorm: Dense,
+    /// In the order of [`Linear::ALL`].
+    pub linears: [Nf4Matrix; 7],
+}
+
+impl LayerWeights {
+    /// One of the seven linears.
+    pub fn linear(&self, linear: Linear) -> &Nf4Matrix {
+        &self.linears[linear as usize]
+    }
+}
+
+/// A whole base model.
+#[derive(Clone, Debug)]
+pub struct Weights {
+    pub config: LlamaConfig,
+    /// `[vocab_size, hidden_size]`.
+    pub embed_tokens: Dense,
+    pub layers: Vec<LayerWeights>,
+    /// The final norm.
+    pub norm: Dense,
+    /// `[vocab_size, hidden_size]`; `None` when tied to `embed_tokens`.
+    pub lm_head: Option<Dense>,
+}
+
+impl Weights {
+    /// The output projection, tied or not.
+    pub fn head(&self) -> &Dense {
+        self.lm_head.as_ref().unwrap_or(&self.embed_tokens)
+    }
+}

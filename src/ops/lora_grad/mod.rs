@@ -1,0 +1,1 @@
+//! lora_grad: to be written.

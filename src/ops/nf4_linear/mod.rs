@@ -1,0 +1,1 @@
+//! nf4_linear: to be written.

@@ -1,0 +1,1 @@
+//! swiglu: to be written.

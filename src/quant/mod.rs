@@ -1,0 +1,5 @@
+//! NF4 and double quantisation.
+
+pub mod nf4;
+
+pub use nf4::{Absmax, Nf4Matrix};

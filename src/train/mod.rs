@@ -1,0 +1,1 @@
+//! The step, optimizer, schedule, checkpoint, memory plan, metrics.

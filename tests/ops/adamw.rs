@@ -1,0 +1,1 @@
+//! adamw against its f64 reference.

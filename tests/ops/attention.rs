@@ -1,0 +1,1 @@
+//! attention against its f64 reference.

@@ -1,0 +1,1 @@
+//! embedding against its f64 reference.

@@ -1,0 +1,1 @@
+//! lora_down against its f64 reference.

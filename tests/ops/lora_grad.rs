@@ -1,0 +1,1 @@
+//! lora_grad against its f64 reference.

@@ -1,0 +1,16 @@
+//! One test binary for every op: each against its f64 reference.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod adamw;
+mod attention;
+mod cross_entropy;
+mod embedding;
+mod lora_down;
+mod lora_grad;
+mod nf4_linear;
+mod reduce;
+mod rms_norm;
+mod rope;
+mod swiglu;

@@ -1,0 +1,1 @@
+//! nf4_linear against its f64 reference.

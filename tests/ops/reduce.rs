@@ -1,0 +1,1 @@
+//! reduce against its f64 reference.

@@ -1,0 +1,1 @@
+//! rms_norm against its f64 reference.

@@ -1,0 +1,1 @@
+//! rope against its f64 reference.

@@ -1,0 +1,1 @@
+//! swiglu against its f64 reference.
