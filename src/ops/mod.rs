@@ -1,4 +1,7 @@
 //! Operations: one folder each, with contract, CPU code and a plain f64 reference.
+//!
+//! An op checks its arguments, then runs on buffers that the caller owns: it allocates nothing.
+//! Work is cut into blocks by shape, never by the number of threads.
 
 pub mod adamw;
 pub mod attention;
@@ -12,15 +15,35 @@ pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
 
-/// An op was called with buffers or dimensions that do not fit together.
+/// An op was called with buffers, dimensions or indices that do not fit together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{op}: {what} is {got}, expected {want}")]
 pub struct ShapeError {
     pub op: &'static str,
-    /// What was checked: `len of dy`, `heads % kv_heads`.
+    /// What was checked: `len of dy`, `heads % kv_heads`, `token id`.
     pub what: &'static str,
     pub got: usize,
-    pub want: usize,
+    pub want: Want,
+}
+
+/// What a checked number should have been.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    Exactly(usize),
+    AtLeast(usize),
+    Below(usize),
+    MultipleOf(usize),
+}
+
+impl std::fmt::Display for Want {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Want::Exactly(n) => write!(f, "{n}"),
+            Want::AtLeast(n) => write!(f, "{n} or more"),
+            Want::Below(n) => write!(f, "less than {n}"),
+            Want::MultipleOf(n) => write!(f, "a multiple of {n}"),
+        }
+    }
 }
 
 /// Checks one length or dimension of an op's arguments.
@@ -30,5 +53,43 @@ pub fn check(
     got: usize,
     want: usize,
 ) -> Result<(), ShapeError> {
-    if got == want { Ok(()) } else { Err(ShapeError { op, what, got, want }) }
+    if got == want { Ok(()) } else { Err(ShapeError { op, what, got, want: Want::Exactly(want) }) }
+}
+
+/// Checks that a dimension is `min` or more.
+pub fn check_at_least(
+    op: &'static str,
+    what: &'static str,
+    got: usize,
+    min: usize,
+) -> Result<(), ShapeError> {
+    if got >= min { Ok(()) } else { Err(ShapeError { op, what, got, want: Want::AtLeast(min) }) }
+}
+
+/// Checks that every index (token id, position) is below `limit`; the first that is not is named.
+pub fn check_all_below(
+    op: &'static str,
+    what: &'static str,
+    indices: &[u32],
+    limit: usize,
+) -> Result<(), ShapeError> {
+    match indices.iter().find(|&&index| index as usize >= limit) {
+        None => Ok(()),
+        Some(&index) => Err(ShapeError { op, what, got: index as usize, want: Want::Below(limit) }),
+    }
+}
+
+/// The number of rows of `cols` elements in a buffer of `len`: `len` must be a whole number of
+/// rows and `cols` at least 1.
+pub fn rows(
+    op: &'static str,
+    what: &'static str,
+    len: usize,
+    cols: usize,
+) -> Result<usize, ShapeError> {
+    check_at_least(op, "columns of a row", cols, 1)?;
+    if !len.is_multiple_of(cols) {
+        return Err(ShapeError { op, what, got: len, want: Want::MultipleOf(cols) });
+    }
+    Ok(len / cols)
 }

@@ -1,0 +1,136 @@
+//! The one table of tolerances: from unit roundoff, roundings and sum lengths, never by taste.
+//!
+//! # Derivation
+//!
+//! A format with p bits of precision rounds to nearest with a relative error of at most its unit
+//! roundoff u = 2^-p: f32 u = 2^-24, bf16 u = 2^-8, f64 u = 2^-53 (not "epsilon", which is the
+//! spacing 2u).
+//!
+//! An op takes inputs that the test made exact in the op's dtype, computes in f32, and stores
+//! its result in the dtype. Its error on one output is bounded by
+//!
+//! ```text
+//! |got - want| <= ( rounds·u(dtype) + (steps + chain(k))·u(f32) ) · M
+//! ```
+//!
+//! - `rounds`: how many values on the way are rounded to the dtype (the output itself, and an
+//!   intermediate such as the normalised x of RMSNorm).
+//! - `steps`: f32 roundings on the way that are not in a sum: one per multiplication, division,
+//!   root; two per unit in the last place that a function such as `exp` may be off.
+//! - `chain(k)`: what a sum of k terms in f32 adds. The worst case is k·u. With roundings that
+//!   are mean-independent, |error| <= λ·sqrt(k)·u·Σ|terms| except with a probability of at most
+//!   2·exp(-λ²/2) (Higham and Mary 2019, "A new approach to probabilistic rounding error
+//!   analysis", theorem 2.4). λ = 6 makes that 3e-8, so chain(k) = min(k, 6·sqrt(k)).
+//! - M: a bound on the magnitudes the roundings act on. For a result without cancellation it is
+//!   |want|, the default. For a sum it is Σ|a_i||b_i|, which the test computes beside the
+//!   reference and gives, per element ([`Tol::magnitudes`]) or as one bound ([`Tol::magnitude`]).
+//!
+//! Products of factors (1 + δ) leave terms of second order; with E the bracket above, the true
+//! factor is at most E/(1 - E). Results below the smallest normal number have an absolute error
+//! instead, so one smallest normal f32 is allowed on top.
+
+use super::inputs::DType;
+
+/// A tolerance: see the module's text for the formula.
+#[derive(Clone, Copy, Debug)]
+pub struct Tol<'a> {
+    dtype: DType,
+    rounds: usize,
+    steps: usize,
+    sum_len: usize,
+    magnitude: Magnitude<'a>,
+    cols: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Magnitude<'a> {
+    Want,
+    One(f64),
+    Each(&'a [f64]),
+}
+
+impl Tol<'static> {
+    /// No error allowed yet, for results stored in `dtype`.
+    pub fn new(dtype: DType) -> Self {
+        Tol { dtype, rounds: 0, steps: 0, sum_len: 0, magnitude: Magnitude::Want, cols: None }
+    }
+
+    /// For a derivative by [`super::finite_difference`], in f64.
+    ///
+    /// Its step is h = 2^-10, extrapolated, so truncation is h^4·|f⁗'|/480. The tests' functions
+    /// are smooth on the scale of their inputs: with a fifth derivative below 2^15·M that is
+    /// 2^-34·M. The roundings of some 4,000 operations in f give 6·sqrt(4000)·2^-53·M/h = 2^-34·M.
+    /// Allowed are 2^-30·M, as 2^23 roundings of f64. M, `magnitude`, bounds Σ|terms of f|.
+    pub fn finite_difference(magnitude: f64) -> Self {
+        Tol::new(DType::F64).rounds(1 << 23).magnitude(magnitude)
+    }
+}
+
+impl<'a> Tol<'a> {
+    /// `n` more roundings to the dtype.
+    pub fn rounds(mut self, n: usize) -> Self {
+        self.rounds += n;
+        self
+    }
+
+    /// `n` more roundings of f32 outside of sums.
+    pub fn steps(mut self, n: usize) -> Self {
+        self.steps += n;
+        self
+    }
+
+    /// A sum of `k` terms in f32 lies on the way.
+    pub fn sum_len(mut self, k: usize) -> Self {
+        self.sum_len += k;
+        self
+    }
+
+    /// One magnitude bound for all elements.
+    pub fn magnitude<'b>(self, bound: f64) -> Tol<'b>
+    where
+        'a: 'b,
+    {
+        Tol { magnitude: Magnitude::One(bound), ..self }
+    }
+
+    /// A magnitude bound for each element: Σ|a_i||b_i| of its own sum.
+    pub fn magnitudes<'b>(self, bounds: &'b [f64]) -> Tol<'b>
+    where
+        'a: 'b,
+    {
+        Tol { magnitude: Magnitude::Each(bounds), ..self }
+    }
+
+    /// The array has rows of `n` elements: a failure names the worst row.
+    pub fn cols(mut self, n: usize) -> Self {
+        self.cols = Some(n);
+        self
+    }
+
+    /// Elements in a row, for an array of `len` elements.
+    pub fn row_len(&self, len: usize) -> usize {
+        self.cols.unwrap_or(len).max(1)
+    }
+
+    /// The error allowed relative to the magnitude bound.
+    pub fn relative(&self) -> f64 {
+        let k = self.sum_len as f64;
+        let chain = k.min(6.0 * k.sqrt());
+        let first_order = self.rounds as f64 * self.dtype.unit_roundoff()
+            + (self.steps as f64 + chain) * DType::F32.unit_roundoff();
+        assert!(first_order < 0.5, "a tolerance of {first_order} accepts anything");
+        first_order / (1.0 - first_order)
+    }
+
+    /// The absolute error allowed on element `i` whose true value is `want`.
+    pub fn allowed(&self, i: usize, want: f64) -> f64 {
+        let magnitude = match self.magnitude {
+            Magnitude::Want => want.abs(),
+            Magnitude::One(bound) => bound,
+            Magnitude::Each(bounds) => bounds[i],
+        };
+        let exact = self.rounds + self.steps + self.sum_len == 0;
+        let underflow = if exact { 0.0 } else { f64::from(f32::MIN_POSITIVE) };
+        self.relative() * magnitude + underflow
+    }
+}
