@@ -1,19 +1,31 @@
-//! Scalar functions that vectorise: branch-free, f32, inlined into the loops that use them.
+//! Numeric loops that vectorise: a branch-free exp, sums and maxima in lanes of fixed number.
+//!
+//! All are `#[inline(always)]`, so that inside [`super::Level::run`] they are compiled for its
+//! instruction set. None uses fused multiply-add, so every level gives the same bits.
 
-/// e^x to within 2 units in the last place; 0 below -87.33, +inf above 88.72, NaN stays NaN.
+use std::ops::AddAssign;
+
+/// Below this e^x is 0: the true value would be less than 2^-126, the smallest normal number.
+const EXP_MIN: f32 = -87.336_54;
+/// Above this e^x is +inf: the next number's true value rounds to 2^128.
+const EXP_MAX: f32 = 88.722_83;
+
+/// e^x to within 1 unit in the last place (0.98 at worst); 0 below -87.33654, +inf above 88.72283, NaN stays
+/// NaN, and e^0 is exactly 1. Never subnormal.
 ///
 /// Range reduction x = n·ln 2 + t with |t| ≤ ln 2 / 2 in two steps (Cody and Waite), then a
-/// polynomial of degree 6 for e^t, then the exponent is added as bits.
+/// polynomial of degree 7 for e^t, then the exponent is made of bits.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
+    // 9 bits, so that n·LN2_HI is exact.
     const LN2_HI: f32 = 0.693_359_4;
     const LN2_LO: f32 = -2.121_944_4e-4;
-    // Adding and subtracting 1.5·2^23 rounds to the nearest integer without a library call.
+    // Adding 1.5·2^23 rounds to the nearest integer, which then stands in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
-    // min/max drop a NaN, so it is put back at the end.
-    let clamped = x.clamp(-87.336_54, 88.722_83);
-    let n = (clamped * LOG2_E + ROUND) - ROUND;
+    let clamped = x.clamp(EXP_MIN, EXP_MAX);
+    let shifted = clamped * LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let t = (clamped - n * LN2_HI) - n * LN2_LO;
     let p = 1.987_569_1e-4;
     let p = p * t + 1.398_199_9e-3;
@@ -22,17 +34,153 @@ pub fn exp(x: f32) -> f32 {
     let p = p * t + 1.666_666_5e-1;
     let p = p * t + 0.5;
     let y = p * (t * t) + t + 1.0;
-    // n is in -126..=128. Two factors keep 2^128 from overflowing the exponent field.
-    let half = (n * 0.5 + ROUND) - ROUND;
-    let scale = |e: f32| f32::from_bits(((e as i32 + 127) << 23) as u32);
-    let y = y * scale(half) * scale(n - half);
-    if x < -87.336_54 {
-        0.0
-    } else if x > 88.722_83 {
-        f32::INFINITY
-    } else if x.is_nan() {
-        x
-    } else {
-        y
+    // n is in -126..=128. Two factors, because 2^128 alone is no f32. A NaN gives any k, and the
+    // wrapping operations keep that harmless.
+    let k = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+    let half = k >> 1;
+    let pow2 = |k: i32| f32::from_bits((k.wrapping_add(127) as u32) << 23);
+    let y = y * pow2(half) * pow2(k.wrapping_sub(half));
+    let y = if x < EXP_MIN { 0.0 } else { y };
+    let y = if x > EXP_MAX { f32::INFINITY } else { y };
+    if x.is_nan() { x } else { y }
+}
+
+/// Partial sums kept by [`sum`]: one AVX-512 register of f32, four of SSE.
+pub const LANES: usize = 16;
+
+/// Σ f(a_i) in f32 or f64, in an order that depends on the length alone: element i goes to lane
+/// i mod 16, and the lanes are added pairwise. A chain is `len / 16 + 4` additions long.
+#[inline(always)]
+pub fn sum<A: Copy, S>(a: &[A], f: impl Fn(A) -> S) -> S
+where
+    S: Copy + Default + AddAssign,
+{
+    sum3(a, a, a, |a, _, _| f(a))
+}
+
+/// Σ f(a_i, b_i, c_i) over three slices of one length, in the order of [`sum`].
+#[inline(always)]
+pub fn sum3<A: Copy, B: Copy, C: Copy, S>(a: &[A], b: &[B], c: &[C], f: impl Fn(A, B, C) -> S) -> S
+where
+    S: Copy + Default + AddAssign,
+{
+    assert!(a.len() == b.len() && a.len() == c.len());
+    let mut lanes = [S::default(); LANES];
+    let (a, b, c) = (a.chunks_exact(LANES), b.chunks_exact(LANES), c.chunks_exact(LANES));
+    let tail = a.remainder().iter().zip(b.remainder()).zip(c.remainder());
+    for ((a, b), c) in a.zip(b).zip(c) {
+        for i in 0..LANES {
+            lanes[i] += f(a[i], b[i], c[i]);
+        }
+    }
+    for (lane, ((&a, &b), &c)) in lanes.iter_mut().zip(tail) {
+        *lane += f(a, b, c);
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// The largest element, -inf when there is none. NaN is passed over.
+#[inline(always)]
+pub fn max(a: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = a.chunks_exact(LANES);
+    let tail = chunks.remainder();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = larger(lanes[i], chunk[i]);
+        }
+    }
+    for (lane, &value) in lanes.iter_mut().zip(tail) {
+        *lane = larger(*lane, value);
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, larger)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cpu::Level;
+
+    /// |got - e^x| in units in the last place of e^x.
+    fn error_in_ulps(x: f32, got: f32) -> f64 {
+        let want = f64::from(x).exp();
+        let exponent = ((want.to_bits() >> 52) as i32 - 1023).max(-126);
+        (f64::from(got) - want).abs() / 2f64.powi(exponent - 23)
+    }
+
+    fn next_up(x: f32) -> f32 {
+        f32::from_bits(if x < 0.0 { x.to_bits() - 1 } else { x.to_bits() + 1 })
+    }
+
+    fn next_down(x: f32) -> f32 {
+        f32::from_bits(if x < 0.0 { x.to_bits() + 1 } else { x.to_bits() - 1 })
+    }
+
+    #[test]
+    fn exp_is_within_one_ulp_and_the_same_at_every_level() {
+        // Every 997th f32 from tiny to the bounds, both signs: 2.2 million values.
+        let positive = (0..=EXP_MAX.to_bits()).step_by(997);
+        let negative = ((-0f32).to_bits()..=EXP_MIN.to_bits()).step_by(997);
+        let xs: Vec<f32> = positive.chain(negative).map(f32::from_bits).collect();
+        let portable: Vec<f32> = xs.iter().map(|&x| exp(x)).collect();
+        let (worst, x) = xs
+            .iter()
+            .zip(&portable)
+            .map(|(&x, &y)| (error_in_ulps(x, y), x))
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .unwrap();
+        assert!(worst <= 1.0, "exp({x}) is off by {worst} ulps");
+        for level in Level::ALL.into_iter().filter(|level| level.is_available()) {
+            let mut ys = xs.clone();
+            level.vectorize(|| ys.iter_mut().for_each(|x| *x = exp(*x)));
+            assert!(ys == portable, "{level:?} differs");
+        }
+    }
+
+    #[test]
+    fn exp_at_its_edges() {
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(-0.0), 1.0);
+        assert!(exp(f32::NAN).is_nan() && exp(-f32::NAN).is_nan());
+        assert!(exp(f32::from_bits(0x7f80_0001)).is_nan());
+        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+        assert_eq!(exp(f32::NEG_INFINITY).to_bits(), 0);
+        assert_eq!(exp(f32::MAX), f32::INFINITY);
+        assert_eq!(exp(f32::MIN).to_bits(), 0);
+        assert_eq!(exp(f32::MIN_POSITIVE), 1.0);
+        for (x, what) in [(EXP_MAX, "upper"), (EXP_MIN, "lower")] {
+            let y = exp(x);
+            assert!(y.is_normal() && error_in_ulps(x, y) <= 1.0, "{what} bound gives {y:e}");
+        }
+        assert_eq!(exp(next_up(EXP_MAX)), f32::INFINITY);
+        assert_eq!(exp(next_down(EXP_MIN)), 0.0);
+        // The bounds are where they should be: 2^128 less half an ulp, and 2^-126.
+        assert!(f64::from(next_up(EXP_MAX)).exp() >= 2f64.powi(128) - 2f64.powi(103));
+        assert!(f64::from(next_down(EXP_MIN)).exp() < 2f64.powi(-126));
+    }
+
+    #[test]
+    fn sums_and_maxima_of_every_length() {
+        for len in 0..100 {
+            let values: Vec<f32> = (0..len).map(|i| ((i * 37 % 101) as f32) - 50.0).collect();
+            let ones = vec![1.0; len];
+            // Small integers: every order gives the exact sum.
+            let want: f32 = values.iter().sum();
+            assert_eq!(sum(&values, |v| v), want, "length {len}");
+            assert_eq!(sum(&values, f64::from), f64::from(want), "length {len}");
+            assert_eq!(sum3(&values, &ones, &values, |a, b, c| 2.0 * a * b - c), want);
+            let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert_eq!(max(&values), largest, "length {len}");
+        }
+        assert_eq!(max(&[f32::NAN, 1.0, f32::NAN]), 1.0);
+        assert!(sum(&[1.0, f32::NAN], |v: f32| v).is_nan());
     }
 }

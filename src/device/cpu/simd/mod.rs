@@ -52,12 +52,12 @@ impl Level {
         }
     }
 
-    /// Runs a plain Rust loop compiled for this instruction set.
+    /// Runs a short plain Rust loop compiled for this instruction set.
     ///
-    /// `f` must be a closure marked `#[inline(always)]` by being small or by calling only
-    /// `#[inline(always)]` functions: what is inlined into the AVX-512 copy is compiled with
-    /// those instructions, what is not stays baseline code (right, but slow). Call it once per
-    /// row block, not once per element.
+    /// The closure is called in two places (for each level once), so the compiler inlines it only
+    /// while it is small; one that is not inlined stays baseline code: right, but slow. For
+    /// anything longer than a few lines use [`Level::run`]. Call either once per block of rows,
+    /// not once per element.
     #[inline(always)]
     pub fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         match self {
@@ -69,10 +69,40 @@ impl Level {
             Level::Avx512Bf16 => f(),
         }
     }
+
+    /// Runs a kernel compiled for this instruction set.
+    #[inline(always)]
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            Level::Portable => kernel.run(),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a device with this level is only made when `is_available` said yes.
+            Level::Avx512Bf16 => unsafe { run_avx512(kernel) },
+            #[cfg(not(target_arch = "x86_64"))]
+            Level::Avx512Bf16 => kernel.run(),
+        }
+    }
+}
+
+/// A block of work in plain Rust, with its arguments as fields, compiled for each instruction set.
+///
+/// A trait and not a closure, because only a function can be marked `#[inline(always)]`.
+pub trait Kernel {
+    type Output;
+
+    /// Does the work. Every implementation is marked `#[inline(always)]`, and so is every
+    /// function it calls in its loops.
+    fn run(self) -> Self::Output;
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
 fn vectorize_avx512<R>(f: impl FnOnce() -> R) -> R {
     f()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
+fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run()
 }
