@@ -4,12 +4,13 @@
 //! bits. The instruction set is part of the device: another one may round differently.
 
 pub mod element;
+pub mod gemm;
 pub mod simd;
 
 use rayon::ThreadPool;
 
 pub use element::Element;
-pub use simd::Level;
+pub use simd::{GemmElement, Level};
 
 /// One CPU device. Cheap to share, made once per process (tests make several).
 pub struct Cpu {

@@ -1,1 +1,108 @@
-//! nf4_linear: to be written.
+//! The quantised, adapted linear: y = x·Wᵀ + (s·x·Aᵀ)·Bᵀ, and dx = dy·W + (s·dy·B)·A.
+//!
+//! Shapes: x `[m, in]`, W `[out, in]` in NF4, A `[r, in]`, B `[out, r]`, y and dy `[m, out]`;
+//! V = s·x·Aᵀ and U = s·dy·B `[m, r]` come from `lora_down`, with r padded by zeros.
+//! Dtypes: activations and adapter copies in `E` (f32 or bf16); W decoded as
+//! `round(code · absmax)` to `E`, one rounding; sums in f32, base and adapter in one accumulator, y
+//! rounded once.
+//! Errors: [`ShapeError`] when a buffer does not fit.
+//! Source: Dettmers et al. 2023 (arXiv 2305.14314), eq. 5; Hu et al. 2021 (arXiv 2106.09685).
+//!
+//! Why the adapter is a second stretch of the contraction: added to y afterwards it would cost a
+//! second read and write of y and one more rounding.
+
+mod cpu;
+#[doc(hidden)]
+pub mod reference;
+
+use super::{ShapeError, check};
+use crate::device::cpu::{Cpu, GemmElement};
+use crate::quant::Nf4Matrix;
+
+/// The adapter's part of one linear: `left[m, 0..r]` at pitch `ld` (V or U, scale included), and
+/// the matrix it meets (B `[out, r]` forward, A `[r, in]` backward).
+#[derive(Clone, Copy)]
+pub struct LowRank<'a, E> {
+    pub left: &'a [E],
+    pub ld: usize,
+    pub r: usize,
+    pub right: &'a [E],
+}
+
+/// One linear's contribution to dx.
+#[derive(Clone, Copy)]
+pub struct BackwardTerm<'a, E> {
+    pub dy: &'a [E],
+    pub w: &'a Nf4Matrix,
+    pub lora: Option<LowRank<'a, E>>,
+}
+
+/// y = x·Wᵀ + V·Bᵀ, overwriting y.
+pub fn forward<E: GemmElement>(
+    cpu: &Cpu,
+    m: usize,
+    x: &[E],
+    w: &Nf4Matrix,
+    lora: Option<LowRank<'_, E>>,
+    y: &mut [E],
+) -> Result<(), ShapeError> {
+    const OP: &str = "nf4_linear::forward";
+    check(OP, "len of x", x.len(), m * w.cols)?;
+    check(OP, "len of y", y.len(), m * w.rows)?;
+    if let Some(lora) = &lora {
+        check_low_rank(OP, m, lora, w.rows * lora.r)?;
+    }
+    cpu::forward(cpu, m, x, w, lora, y);
+    Ok(())
+}
+
+/// dx = Σ over linears that share x of dy·W + U·A, overwriting dx.
+pub fn backward<E: GemmElement>(
+    cpu: &Cpu,
+    m: usize,
+    terms: &[BackwardTerm<'_, E>],
+    dx: &mut [E],
+) -> Result<(), ShapeError> {
+    const OP: &str = "nf4_linear::backward";
+    let Some(first) = terms.first() else {
+        return Err(ShapeError { op: OP, what: "number of terms", got: 0, want: 1 });
+    };
+    if terms.len() > MAX_TERMS {
+        return Err(ShapeError {
+            op: OP,
+            what: "number of terms",
+            got: terms.len(),
+            want: MAX_TERMS,
+        });
+    }
+    check(OP, "len of dx", dx.len(), m * first.w.cols)?;
+    for term in terms {
+        check(OP, "in_features", term.w.cols, first.w.cols)?;
+        check(OP, "len of dy", term.dy.len(), m * term.w.rows)?;
+        if let Some(lora) = &term.lora {
+            check_low_rank(OP, m, lora, lora.r * term.w.cols)?;
+        }
+    }
+    cpu::backward(cpu, m, first.w.cols, terms, dx);
+    Ok(())
+}
+
+/// Most linears that share an input (q, k and v).
+const MAX_TERMS: usize = 4;
+
+fn check_low_rank<E>(
+    op: &'static str,
+    m: usize,
+    lora: &LowRank<'_, E>,
+    right: usize,
+) -> Result<(), ShapeError> {
+    check(op, "len of the adapter matrix", lora.right.len(), right)?;
+    if lora.r > lora.ld {
+        return Err(ShapeError { op, what: "pitch of V or U", got: lora.ld, want: lora.r });
+    }
+    let needed = if m == 0 { 0 } else { (m - 1) * lora.ld + lora.r };
+    if lora.left.len() < needed {
+        return Err(ShapeError { op, what: "len of V or U", got: lora.left.len(), want: needed });
+    }
+    Ok(())
+}

@@ -1,6 +1,11 @@
 //! Instruction sets: which one is used, and the shared primitives written for each.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16;
 pub mod math;
+pub mod panel;
+
+pub use panel::{GemmElement, MR, NR, Nf4Codes, Segment, panel_len};
 
 /// An instruction set of the CPU backend, chosen once when the device is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
