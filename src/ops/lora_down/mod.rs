@@ -11,7 +11,7 @@ mod cpu;
 #[doc(hidden)]
 pub mod reference;
 
-use super::{ShapeError, check};
+use super::{ShapeError, check, check_at_least};
 use crate::device::cpu::{Cpu, GemmElement};
 
 /// V = s·x·Aᵀ, overwriting the first `r` columns of each row of `v`.
@@ -63,12 +63,6 @@ fn check_out(
     ld: usize,
     len: usize,
 ) -> Result<(), ShapeError> {
-    if r > ld {
-        return Err(ShapeError { op, what: "pitch of the result", got: ld, want: r });
-    }
-    let needed = if m == 0 { 0 } else { (m - 1) * ld + r };
-    if len < needed {
-        return Err(ShapeError { op, what: "len of the result", got: len, want: needed });
-    }
-    Ok(())
+    check_at_least(op, "pitch of the result", ld, r)?;
+    check_at_least(op, "len of the result", len, if m == 0 { 0 } else { (m - 1) * ld + r })
 }

@@ -15,7 +15,7 @@ mod cpu;
 #[doc(hidden)]
 pub mod reference;
 
-use super::{ShapeError, check};
+use super::{ShapeError, check, check_at_least};
 use crate::device::cpu::{Cpu, GemmElement};
 
 /// One adapter's gradient matrix: `r` columns of U or V starting at `column`, and where its dA or
@@ -81,22 +81,14 @@ fn check_all<E>(
     grads: usize,
 ) -> Result<(), ShapeError> {
     let needed = if m == 0 { 0 } else { (m - 1) * left.ld + left.columns };
-    if left.columns > left.ld || left.data.len() < needed {
-        let what = "len of U or V";
-        return Err(ShapeError { op, what, got: left.data.len(), want: needed });
-    }
+    check_at_least(op, "pitch of U or V", left.ld, left.columns)?;
+    check_at_least(op, "len of U or V", left.data.len(), needed)?;
     check(op, "len of x or dy", right, m * n)?;
     check(op, "len of stack", left.stack.len(), left.columns * m)?;
     check(op, "len of product", left.product.len(), left.columns * n)?;
     for part in parts {
-        if part.column + part.r > left.columns {
-            let got = part.column + part.r;
-            return Err(ShapeError { op, what: "columns of a part", got, want: left.columns });
-        }
-        if part.offset + part.r * n > grads {
-            let want = part.offset + part.r * n;
-            return Err(ShapeError { op, what: "len of grads", got: grads, want });
-        }
+        check_at_least(op, "columns of U or V", left.columns, part.column + part.r)?;
+        check_at_least(op, "len of grads", grads, part.offset + part.r * n)?;
     }
     Ok(())
 }

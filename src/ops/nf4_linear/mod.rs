@@ -15,7 +15,7 @@ mod cpu;
 #[doc(hidden)]
 pub mod reference;
 
-use super::{ShapeError, check};
+use super::{ShapeError, check, check_at_least};
 use crate::device::cpu::{Cpu, GemmElement};
 use crate::quant::Nf4Matrix;
 
@@ -65,16 +65,9 @@ pub fn backward<E: GemmElement>(
 ) -> Result<(), ShapeError> {
     const OP: &str = "nf4_linear::backward";
     let Some(first) = terms.first() else {
-        return Err(ShapeError { op: OP, what: "number of terms", got: 0, want: 1 });
+        return check_at_least(OP, "number of terms", 0, 1);
     };
-    if terms.len() > MAX_TERMS {
-        return Err(ShapeError {
-            op: OP,
-            what: "number of terms",
-            got: terms.len(),
-            want: MAX_TERMS,
-        });
-    }
+    check_at_least(OP, "room for terms", MAX_TERMS, terms.len())?;
     check(OP, "len of dx", dx.len(), m * first.w.cols)?;
     for term in terms {
         check(OP, "in_features", term.w.cols, first.w.cols)?;
@@ -97,12 +90,7 @@ fn check_low_rank<E>(
     right: usize,
 ) -> Result<(), ShapeError> {
     check(op, "len of the adapter matrix", lora.right.len(), right)?;
-    if lora.r > lora.ld {
-        return Err(ShapeError { op, what: "pitch of V or U", got: lora.ld, want: lora.r });
-    }
     let needed = if m == 0 { 0 } else { (m - 1) * lora.ld + lora.r };
-    if lora.left.len() < needed {
-        return Err(ShapeError { op, what: "len of V or U", got: lora.left.len(), want: needed });
-    }
-    Ok(())
+    check_at_least(op, "pitch of V or U", lora.ld, lora.r)?;
+    check_at_least(op, "len of V or U", lora.left.len(), needed)
 }
