@@ -1,5 +1,9 @@
 //! The shape of a Llama-architecture model, from a config.json or a GGUF's metadata.
 
+use std::path::Path;
+
+use super::Error;
+
 /// Llama hyperparameters, named as in config.json.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LlamaConfig {
@@ -14,6 +18,51 @@ pub struct LlamaConfig {
     pub rope_theta: f64,
     pub max_position_embeddings: usize,
     pub tie_word_embeddings: bool,
+}
+
+impl LlamaConfig {
+    /// Checks what no tensor's shape can show: that heads divide, sizes are positive and small
+    /// enough that no product of two overflows. `path` is for messages.
+    ///
+    /// Errors: [`Error::Key`] naming the first bad key.
+    pub fn validate(&self, path: &Path) -> Result<(), Error> {
+        let key = |key: &str, problem: String| {
+            Err(Error::Key { path: path.into(), key: key.into(), problem })
+        };
+        for (name, value, limit) in [
+            ("vocab_size", self.vocab_size, 1 << 26),
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("intermediate_size", self.intermediate_size, 1 << 24),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 12),
+            ("num_attention_heads", self.num_attention_heads, 1 << 14),
+            ("num_key_value_heads", self.num_key_value_heads, 1 << 14),
+            ("head_dim", self.head_dim, 1 << 12),
+            ("max_position_embeddings", self.max_position_embeddings, 1 << 30),
+        ] {
+            if value == 0 || value > limit {
+                return key(name, format!("is {value}, must be in 1 ..= {limit}"));
+            }
+        }
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
+            return key(
+                "num_key_value_heads",
+                format!(
+                    "is {}, which does not divide {} attention heads",
+                    self.num_key_value_heads, self.num_attention_heads
+                ),
+            );
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return key("head_dim", format!("is {}, rope needs an even one", self.head_dim));
+        }
+        for (name, value) in [("rms_norm_eps", self.rms_norm_eps), ("rope_theta", self.rope_theta)]
+        {
+            if !(value > 0.0 && value.is_finite()) {
+                return key(name, format!("is {value}, must be a positive number"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The seven adapted linears of a decoder layer.

@@ -1,4 +1,13 @@
 //! Architectures, weights in, forward and backward of a decoder.
 
 pub mod config;
+pub mod error;
+#[cfg(feature = "gguf")]
+pub mod gguf;
+pub mod hash;
+pub mod load;
+mod parts;
 pub mod weights;
+
+pub use error::Error;
+pub use load::{LoadOptions, load};

@@ -48,11 +48,20 @@ pub struct Weights {
     pub norm: Dense,
     /// `[vocab_size, hidden_size]`; `None` when tied to `embed_tokens`.
     pub lm_head: Option<Dense>,
+    /// See [`Weights::identity`].
+    pub identity: String,
 }
 
 impl Weights {
     /// The output projection, tied or not.
     pub fn head(&self) -> &Dense {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens)
+    }
+
+    /// Which bytes the base is: the source's name and the start of its content hash, as in
+    /// `SmolLM2-135M-Instruct.Q4_1.gguf (sha256-tree 0123456789abcdef)`. For the adapter's README
+    /// and run records; the same files give the same string on every machine.
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 }

@@ -1,5 +1,6 @@
 //! An NF4 matrix as bitsandbytes stores it: packed 4-bit codes and one scale per 64 elements.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::device::bytes::Bytes;
@@ -82,5 +83,22 @@ impl Nf4Matrix {
     #[inline]
     pub fn value(&self, i: usize) -> f32 {
         CODEBOOK[self.code(i) as usize] * self.absmax.get(i / BLOCK)
+    }
+
+    /// Decodes the elements `range` (row-major) in f32; `out` has the range's length.
+    ///
+    /// The plain way, for tests and exports: the linear's own decode lives in `ops`.
+    pub fn decode_f32(&self, range: Range<usize>, out: &mut [f32]) {
+        assert_eq!(out.len(), range.len(), "decode_f32: one output for each element");
+        for (out, i) in out.iter_mut().zip(range) {
+            *out = self.value(i);
+        }
+    }
+
+    /// All elements in f32, row-major.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.rows * self.cols];
+        self.decode_f32(0..self.rows * self.cols, &mut out);
+        out
     }
 }

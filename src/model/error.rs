@@ -1,0 +1,83 @@
+//! What can go wrong when a base model is loaded.
+
+use std::path::PathBuf;
+
+use crate::quant;
+
+/// Loading a base model failed. Every message names the file, and the key or tensor at fault.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{doing} {}: {source}", path.display())]
+    Io { doing: &'static str, path: PathBuf, source: std::io::Error },
+    /// Neither a directory nor a GGUF file.
+    #[error("{} is neither a model directory nor a .gguf file", path.display())]
+    Source { path: PathBuf },
+    /// This build has no GGUF reader.
+    #[error("{} is a GGUF file, and this build has no GGUF reader", path.display())]
+    NoGguf { path: PathBuf },
+    /// A directory holds no weights file of a known name.
+    #[error("{} holds neither model.safetensors nor model.safetensors.index.json", path.display())]
+    NoWeights { path: PathBuf },
+    #[error("reading {}: {source}", path.display())]
+    Json { path: PathBuf, source: serde_json::Error },
+    /// A configuration key is missing or has an impossible value.
+    #[error("{}: `{key}` {problem}", path.display())]
+    Key { path: PathBuf, key: String, problem: String },
+    /// The model is of a kind that is not supported; `what` names it.
+    #[error("{}: {what} is not supported", path.display())]
+    Unsupported { path: PathBuf, what: String },
+    #[error("reading {}: {source}", path.display())]
+    Safetensors { path: PathBuf, source: safetensors::SafeTensorError },
+    /// The shard index is not as it should be.
+    #[error("{}: {problem}", path.display())]
+    Index { path: PathBuf, problem: String },
+    /// The GGUF file is not as the format says; `offset` is where in the file.
+    #[error("{}: byte {offset}: {problem}", path.display())]
+    Gguf { path: PathBuf, offset: usize, problem: String },
+    #[error("{}: tensor `{tensor}` is missing", path.display())]
+    MissingTensor { path: PathBuf, tensor: String },
+    /// A tensor that a Llama model does not have: leaving it out would change the model.
+    #[error("{}: tensor `{tensor}` has no place in a Llama model", path.display())]
+    UnexpectedTensor { path: PathBuf, tensor: String },
+    #[error(
+        "{}: tensor `{tensor}` has shape {found:?}, the configuration asks for {expected:?}",
+        path.display()
+    )]
+    Shape { path: PathBuf, tensor: String, expected: Vec<usize>, found: Vec<usize> },
+    #[error("{}: tensor `{tensor}` has dtype {found}, expected {expected}", path.display())]
+    Dtype { path: PathBuf, tensor: String, found: String, expected: &'static str },
+    /// Quantising or reading a quantised tensor failed.
+    #[error("{}: tensor `{tensor}`: {source}", path.display())]
+    Tensor { path: PathBuf, tensor: String, source: quant::Error },
+    /// candle could not decode a quantised GGUF tensor.
+    #[error("{}: tensor `{tensor}`: decoding {dtype}: {problem}", path.display())]
+    Decode { path: PathBuf, tensor: String, dtype: &'static str, problem: String },
+}
+
+impl Error {
+    /// What to do about it, where there is something to do.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                "check the path: a directory with config.json and safetensors, or one .gguf file"
+            }
+            Error::Source { .. } => {
+                "give a directory with config.json and safetensors, or one .gguf file"
+            }
+            Error::NoGguf { .. } => "build with the feature `gguf`",
+            Error::NoWeights { .. } => "download the model's safetensors files into the directory",
+            Error::Unsupported { .. } => {
+                "models of the Llama architecture (Llama 2, SmolLM2) are supported"
+            }
+            Error::Safetensors { .. } | Error::Gguf { .. } | Error::Decode { .. } => {
+                "the file is damaged or incomplete; download it again"
+            }
+            Error::Shape { .. } | Error::MissingTensor { .. } => {
+                "is this file from another model than the configuration?"
+            }
+            Error::Tensor { source, .. } => return source.hint(),
+            _ => return None,
+        };
+        Some(hint.into())
+    }
+}

@@ -1,0 +1,123 @@
+//! Building the pieces of [`Weights`](super::weights::Weights) from rows in f32, whatever file
+//! they come from.
+//!
+//! Every value is rounded to bf16 first, linears before they are quantised too. Models are published
+//! in bf16, and a GGUF may hold the same numbers as F32 or as blocks; with this one rounding the
+//! same weights give the same bits by every way in, and a base written out in bf16 and quantised
+//! by bitsandbytes gives the same codes. The price: a checkpoint with true f32 or f16 precision
+//! loses it before quantisation, at most half a bf16 ulp where NF4 itself errs by far more.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::Error;
+use super::config::{Linear, LlamaConfig};
+use super::weights::Dense;
+use crate::device::bytes::Bytes;
+use crate::device::cpu::Element;
+use crate::progress::{Progress, Report};
+use crate::quant::{self, Nf4Matrix};
+
+/// Rows that a task converts at a time are at least this many elements.
+const TASK: usize = 1 << 16;
+
+/// A bf16 matrix from `fill(rows, out)`, checked to be finite.
+pub(super) fn dense(
+    path: &Path,
+    name: &str,
+    rows: usize,
+    cols: usize,
+    fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), Error> + Sync,
+) -> Result<Dense, Error> {
+    let step = TASK.div_ceil(cols).min(rows).max(1);
+    let mut data = vec![0u8; rows * cols * 2];
+    let results: Vec<Result<(), Error>> = data
+        .par_chunks_mut(step * cols * 2)
+        .enumerate()
+        .map_init(Vec::new, |values, (task, out)| {
+            let range = task * step..rows.min((task + 1) * step);
+            values.clear();
+            values.resize(range.len() * cols, 0.0);
+            fill(range.clone(), values)?;
+            for (i, (out, &x)) in out.as_chunks_mut::<2>().0.iter_mut().zip(&*values).enumerate() {
+                let rounded = bf16::from_f32(x);
+                if !rounded.is_finite() {
+                    let error = quant::Error::NotFinite { index: range.start * cols + i, value: x };
+                    return Err(in_tensor(path, name)(error));
+                }
+                *out = rounded.to_ne_bytes();
+            }
+            Ok(())
+        })
+        .collect();
+    results.into_iter().collect::<Result<(), Error>>()?;
+    Ok(Dense { rows, cols, data: Bytes::from(data) })
+}
+
+/// A doubly quantised NF4 matrix from `fill(rows, out)`, its values rounded to bf16 first.
+pub(super) fn quantised(
+    path: &Path,
+    name: &str,
+    rows: usize,
+    cols: usize,
+    fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), Error> + Sync,
+) -> Result<Nf4Matrix, Error> {
+    // An error of the quantiser has no name yet, one of `fill` is complete.
+    enum Either {
+        Quant(quant::Error),
+        Fill(Error),
+    }
+    impl From<quant::Error> for Either {
+        fn from(error: quant::Error) -> Self {
+            Either::Quant(error)
+        }
+    }
+    let matrix = quant::quantise_rows(rows, cols, |range, out| {
+        fill(range, out).map_err(Either::Fill)?;
+        for x in out.iter_mut() {
+            *x = <bf16 as Element>::from_f32(*x).to_f32();
+        }
+        Ok(())
+    });
+    match matrix {
+        Ok(matrix) => Ok(quant::double_quantise(matrix)),
+        Err(Either::Quant(error)) => Err(in_tensor(path, name)(error)),
+        Err(Either::Fill(error)) => Err(error),
+    }
+}
+
+/// The seven linears of every layer, several at a time, from `make(layer, linear)`; of several
+/// errors the first in the model's order.
+pub(super) fn layers(
+    config: &LlamaConfig,
+    report: Report,
+    make: impl Fn(usize, Linear) -> Result<Nf4Matrix, Error> + Sync,
+) -> Result<Vec<[Nf4Matrix; 7]>, Error> {
+    let total = 7 * config.num_hidden_layers;
+    let done = AtomicU64::new(0);
+    let made: Vec<Result<Nf4Matrix, Error>> = (0..total)
+        .into_par_iter()
+        .map(|i| {
+            let matrix = make(i / 7, Linear::ALL[i % 7]);
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            report(Progress { stage: "quantising", done, total: total as u64, unit: "tensors" });
+            matrix
+        })
+        .collect();
+    let made = made.into_iter().collect::<Result<Vec<_>, Error>>()?;
+    let mut made = made.into_iter();
+    let seven = |made: &mut std::vec::IntoIter<Nf4Matrix>| {
+        let linears: Vec<_> = made.by_ref().take(7).collect();
+        linears.try_into().unwrap_or_else(|_| unreachable!("seven linears were made for a layer"))
+    };
+    Ok((0..config.num_hidden_layers).map(|_| seven(&mut made)).collect())
+}
+
+/// Adds the file and the tensor's name.
+pub(super) fn in_tensor(path: &Path, name: &str) -> impl Fn(quant::Error) -> Error {
+    move |source| Error::Tensor { path: path.into(), tensor: name.into(), source }
+}
