@@ -1,1 +1,99 @@
-//! attention: to be written.
+//! attention: causal, grouped-query softmax attention over packed documents, in flash form.
+//!
+//! ```text
+//! s[t,u] = scale * q[t]·k[u]                 for u ≤ t in the same document
+//! o[t]   = Σ_u exp(s[t,u] - lse[t]) v[u]     lse[t] = ln Σ_u exp(s[t,u])
+//! ```
+//!
+//! Query head h reads key/value head h / (heads / kv_heads).
+//!
+//! Shapes: q, o, dq, d_o `[T, heads * head_dim]`; k, v, dk, dv `[T, kv_heads * head_dim]`;
+//! lse, delta `[T, heads]` f32. T tokens are the documents one after another; document d is rows
+//! `cu_seqlens[d]..cu_seqlens[d + 1]`, and may be empty.
+//!
+//! Dtypes: q, k, v, o and the gradients are `E` (f32 or bf16); arithmetic, statistics and
+//! probabilities are f32.
+//!
+//! Backward, with P = exp(s - lse) and delta[t] = d_o[t]·o[t]:
+//!
+//! ```text
+//! dv[u] = Σ_t P[t,u] d_o[t]          dS[t,u] = P[t,u] (d_o[t]·v[u] - delta[t])
+//! dq[t] = scale Σ_u dS[t,u] k[u]     dk[u]   = scale Σ_t dS[t,u] q[t]
+//! ```
+//!
+//! Memory: tiles of at most a few hundred queries by 64 keys; never a T × T matrix. Each thread
+//! keeps one scratch buffer that grows to the largest head_dim and group it has met.
+//!
+//! Determinism: tiles are cut relative to the start of a document and each output row belongs
+//! to one task, so the bits depend neither on the number of threads nor on what else is packed.
+//!
+//! Source: Dao 2023 (arXiv 2307.08691), algorithms 1 and 2. Its backward is one pass that adds to
+//! dq from several key blocks; here it is two (dq by query blocks, dk and dv by key blocks), which
+//! costs two more products of seven and needs neither atomics nor a copy of dq per thread.
+
+mod backward;
+mod blocks;
+mod cache;
+mod forward;
+#[doc(hidden)]
+pub mod reference;
+mod tile;
+
+pub use backward::backward;
+pub use cache::{append, decode};
+pub use forward::forward;
+
+use super::{ShapeError, check, check_at_least, rows};
+
+const OP: &str = "attention";
+
+/// Heads and the factor on the scores.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dims {
+    /// Query heads, a multiple of `kv_heads`.
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Usually 1/sqrt(head_dim).
+    pub scale: f32,
+}
+
+impl Dims {
+    /// Query heads per key/value head.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Elements in one row of q or o.
+    pub fn q_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Elements in one row of k or v.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Queries in one block: with their heads of one group they make some 200 rows of a tile.
+    fn block_q(&self) -> usize {
+        (256 / self.group()).clamp(8, tile::KEYS)
+    }
+
+    fn check(&self) -> Result<(), ShapeError> {
+        check_at_least(OP, "head_dim", self.head_dim, 1)?;
+        check_at_least(OP, "kv_heads", self.kv_heads, 1)?;
+        check_at_least(OP, "heads", self.heads, 1)?;
+        rows(OP, "heads", self.heads, self.kv_heads).map(drop)
+    }
+}
+
+/// Checks that `cu_seqlens` begins at 0 and never falls; gives (documents, tokens).
+fn check_documents(cu_seqlens: &[u32]) -> Result<(usize, usize), ShapeError> {
+    check_at_least(OP, "len of cu_seqlens", cu_seqlens.len(), 1)?;
+    check(OP, "cu_seqlens[0]", cu_seqlens[0] as usize, 0)?;
+    for pair in cu_seqlens.windows(2) {
+        let (start, end) = (pair[0] as usize, pair[1] as usize);
+        check_at_least(OP, "end of a document in cu_seqlens", end, start)?;
+    }
+    Ok((cu_seqlens.len() - 1, cu_seqlens[cu_seqlens.len() - 1] as usize))
+}

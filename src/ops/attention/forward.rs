@@ -1,0 +1,198 @@
+//! Forward: online softmax over key tiles, one task per block of queries.
+
+use super::blocks::for_each_block;
+use super::tile::{KEYS, LANES, Mask, Rows, add_rows, pad, scores, store, with_scratch};
+use super::{Dims, OP, check, check_documents};
+use crate::device::cpu::simd::math::exp;
+use crate::device::cpu::{Cpu, Element, Level};
+use crate::ops::ShapeError;
+
+/// Overwrites o and lse; equation and shapes on the module's page.
+///
+/// A NaN or infinity in a document's q, k or v stays inside that document.
+#[allow(clippy::too_many_arguments)]
+pub fn forward<E: Element>(
+    cpu: &Cpu,
+    dims: &Dims,
+    cu_seqlens: &[u32],
+    q: &[E],
+    k: &[E],
+    v: &[E],
+    o: &mut [E],
+    lse: &mut [f32],
+) -> Result<(), ShapeError> {
+    dims.check()?;
+    let (_, tokens) = check_documents(cu_seqlens)?;
+    check(OP, "len of q", q.len(), tokens * dims.q_width())?;
+    check(OP, "len of k", k.len(), tokens * dims.kv_width())?;
+    check(OP, "len of v", v.len(), tokens * dims.kv_width())?;
+    check(OP, "len of o", o.len(), tokens * dims.q_width())?;
+    check(OP, "len of lse", lse.len(), tokens * dims.heads)?;
+    let (o, lse) = ((o, dims.q_width()), (lse, dims.heads));
+    cpu.install(|| {
+        for_each_block(cu_seqlens, dims.block_q(), o, lse, &|block, o, lse| {
+            let (qw, kw) = (dims.q_width(), dims.kv_width());
+            let queries = Queries {
+                q: &q[block.begin * qw..block.end * qw],
+                position: block.begin - block.start,
+                k: &k[block.start * kw..block.stop * kw],
+                v: &v[block.start * kw..block.stop * kw],
+            };
+            queries.attend(cpu.level, dims, o, Some(lse));
+        });
+    });
+    Ok(())
+}
+
+/// A block of one document's queries and the keys and values from the document's start.
+pub(super) struct Queries<'a, E> {
+    pub q: &'a [E],
+    /// Position of the first query in the document.
+    pub position: usize,
+    pub k: &'a [E],
+    pub v: &'a [E],
+}
+
+impl<E: Element> Queries<'_, E> {
+    /// Fills o (and lse) for these queries, one key head after another.
+    pub fn attend(&self, level: Level, dims: &Dims, o: &mut [E], mut lse: Option<&mut [f32]>) {
+        let Dims { heads, kv_heads, head_dim, scale } = *dims;
+        let (group, pitch) = (dims.group(), pad(head_dim));
+        let (qw, kw) = (dims.q_width(), dims.kv_width());
+        let tokens = self.q.len() / qw;
+        let rows = tokens * group;
+        let keys = self.position + tokens;
+        let lens =
+            [rows * pitch, head_dim * KEYS, KEYS * pitch, rows * KEYS, rows * pitch, rows, rows];
+        with_scratch(lens, |[q, k_t, v, s, acc, max, sum]| {
+            for kv_head in 0..kv_heads {
+                let column = kv_head * group * head_dim;
+                let source =
+                    Rows { data: self.q, width: qw, rows: 0..tokens, column, group, head_dim };
+                source.load(level, scale, q);
+                acc.fill(0.0);
+                max.fill(f32::NEG_INFINITY);
+                sum.fill(0.0);
+                for first in (0..keys).step_by(KEYS) {
+                    let tile = first..keys.min(first + KEYS);
+                    let offset = self.position as isize - first as isize;
+                    let mask = Mask { group, offset, keys: tile.len() };
+                    let source = |data| Rows {
+                        data,
+                        width: kw,
+                        rows: tile.clone(),
+                        column: kv_head * head_dim,
+                        group: 1,
+                        head_dim,
+                    };
+                    source(self.k).load_transposed(level, k_t);
+                    source(self.v).load(level, 1.0, v);
+                    scores(level, mask, rows, (q, pitch), k_t, s);
+                    softmax(level, mask, s, max, sum, acc);
+                    add_rows(level, mask, rows, s, (v, pitch), acc);
+                }
+                normalise(level, acc, sum);
+                store(level, acc, 1.0, o, (qw, column), (group, head_dim));
+                let Some(lse) = lse.as_deref_mut() else { continue };
+                for (t, out) in lse.chunks_exact_mut(heads).enumerate() {
+                    for g in 0..group {
+                        let row = t * group + g;
+                        out[kv_head * group + g] = max[row] + sum[row].ln();
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Scores become exp(s - max), 0 where masked; what was summed under an older maximum is scaled.
+///
+/// The first tile of a document is seen by every query, so `max` is finite from there on.
+#[inline(never)]
+fn softmax(
+    level: Level,
+    mask: Mask,
+    s: &mut [f32],
+    max: &mut [f32],
+    sum: &mut [f32],
+    acc: &mut [f32],
+) {
+    let pitch = acc.len() / max.len();
+    level.vectorize(
+        #[inline(always)]
+        || {
+            let stats = max.iter_mut().zip(sum.iter_mut());
+            let rows = s.chunks_exact_mut(KEYS).zip(acc.chunks_exact_mut(pitch)).zip(stats);
+            for (r, ((s, acc), (max, sum))) in rows.enumerate() {
+                let seen = mask.seen(r);
+                let (live, rest) = s.split_at_mut(pad(seen));
+                let new = row_max(live, seen, *max);
+                let lanes = exp_row(live, seen, new);
+                rest.fill(0.0);
+                if new != *max {
+                    let factor = exp(*max - new);
+                    *sum *= factor;
+                    acc.iter_mut().for_each(|x| *x *= factor);
+                    *max = new;
+                }
+                *sum += lanes;
+            }
+        },
+    );
+}
+
+/// The larger of `start` and the first `seen` elements; a NaN among them is passed over (it comes
+/// back through the exponentials).
+#[inline(always)]
+fn row_max(row: &[f32], seen: usize, start: f32) -> f32 {
+    let mut lanes = [start; LANES];
+    for (n, chunk) in row.chunks_exact(LANES).enumerate() {
+        let live = seen - n * LANES;
+        for l in 0..LANES {
+            let x = if l < live { chunk[l] } else { start };
+            lanes[l] = if x > lanes[l] { x } else { lanes[l] };
+        }
+    }
+    fold(lanes, |a, b| if b > a { b } else { a })
+}
+
+/// Replaces the first `seen` elements by exp(x - max), the others by 0, and sums them.
+#[inline(always)]
+fn exp_row(row: &mut [f32], seen: usize, max: f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    for (n, chunk) in row.chunks_exact_mut(LANES).enumerate() {
+        let live = seen - n * LANES;
+        for l in 0..LANES {
+            let p = exp(chunk[l] - max);
+            chunk[l] = if l < live { p } else { 0.0 };
+            lanes[l] += chunk[l];
+        }
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+/// Reduces the lanes by halves.
+#[inline(always)]
+pub(super) fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] = f(lanes[l], lanes[l + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+fn normalise(level: Level, acc: &mut [f32], sum: &[f32]) {
+    let pitch = acc.len() / sum.len();
+    level.vectorize(
+        #[inline(always)]
+        || {
+            for (acc, sum) in acc.chunks_exact_mut(pitch).zip(sum) {
+                let factor = 1.0 / sum;
+                acc.iter_mut().for_each(|x| *x *= factor);
+            }
+        },
+    );
+}

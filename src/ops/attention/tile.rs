@@ -1,0 +1,333 @@
+//! What one tile of attention is made of: its mask, loads into f32 scratch, and three products.
+//!
+//! A tile is up to `block_q * group` query rows by `KEYS` keys. Query row r is token r / group,
+//! head r % group of the group: the heads that share a key head are rows of one product, so that
+//! a key tile is loaded once for all of them. All products have one form, rows of A broadcast
+//! against vectors of B, so nothing is ever summed across lanes.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use crate::device::cpu::{Element, Level};
+
+/// Keys in one tile, and the pitch of scores.
+pub(super) const KEYS: usize = 64;
+/// Lanes that the loops are written for: one AVX-512 vector, four SSE ones.
+pub(super) const LANES: usize = 16;
+
+/// `x` rounded up to whole vectors.
+pub(super) fn pad(x: usize) -> usize {
+    x.next_multiple_of(LANES)
+}
+
+/// Who sees whom in one tile: query token i sees key j when j ≤ i + offset.
+#[derive(Clone, Copy)]
+pub(super) struct Mask {
+    /// Query rows per token.
+    pub group: usize,
+    /// Position of the first query less the position of the first key.
+    pub offset: isize,
+    /// Keys in the tile.
+    pub keys: usize,
+}
+
+impl Mask {
+    /// How many keys, from the first, query row `row` sees.
+    #[inline(always)]
+    pub fn seen(&self, row: usize) -> usize {
+        let end = (row / self.group) as isize + self.offset + 1;
+        end.clamp(0, self.keys as isize) as usize
+    }
+
+    /// The first query row that sees key `key`.
+    #[inline(always)]
+    fn first_row(&self, key: usize) -> usize {
+        (key as isize - self.offset).max(0) as usize * self.group
+    }
+}
+
+/// One cache line, so that scratch is aligned for whole vectors.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; LANES]);
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends this thread's scratch: one slice per length in `lens`, contents stale. `f` must not
+/// enter rayon, where this thread could be given another block.
+pub(super) fn with_scratch<const N: usize>(lens: [usize; N], f: impl FnOnce([&mut [f32]; N])) {
+    SCRATCH.with_borrow_mut(|lines| {
+        let want = lens.iter().map(|len| len.div_ceil(LANES)).sum();
+        if lines.len() < want {
+            lines.resize(want, Line([0.0; LANES]));
+        }
+        let mut rest = lines.as_mut_slice();
+        f(lens.map(|len| {
+            let (head, tail) = std::mem::take(&mut rest).split_at_mut(len.div_ceil(LANES));
+            rest = tail;
+            &mut bytemuck::cast_slice_mut(head)[..len]
+        }));
+    });
+}
+
+/// A head's rows in a packed `[T, width]` matrix: `rows`, `group` heads from column `column`.
+pub(super) struct Rows<'a, E> {
+    pub data: &'a [E],
+    pub width: usize,
+    pub rows: Range<usize>,
+    pub column: usize,
+    pub group: usize,
+    pub head_dim: usize,
+}
+
+impl<'a, E: Element> Rows<'a, E> {
+    fn token(&self, t: usize) -> &'a [E] {
+        &self.data[t * self.width + self.column..][..self.group * self.head_dim]
+    }
+
+    /// `dst[r, :] = factor * row r`, of pitch `pad(head_dim)`, padded with zeros.
+    pub fn load(&self, level: Level, factor: f32, dst: &mut [f32]) {
+        level.vectorize(
+            #[inline(always)]
+            || {
+                let mut out = dst.chunks_exact_mut(pad(self.head_dim));
+                for t in self.rows.clone() {
+                    for (src, out) in self.token(t).chunks_exact(self.head_dim).zip(&mut out) {
+                        let (head, tail) = out.split_at_mut(self.head_dim);
+                        for (y, x) in head.iter_mut().zip(src) {
+                            *y = x.to_f32() * factor;
+                        }
+                        tail.fill(0.0);
+                    }
+                }
+            },
+        );
+    }
+
+    /// `dst[c, j] = row j, column c`, of pitch `KEYS`, for one head (`group` is 1). Columns up to
+    /// the next whole vector are zero.
+    pub fn load_transposed(&self, level: Level, dst: &mut [f32]) {
+        level.vectorize(
+            #[inline(always)]
+            || {
+                let rows = self.rows.clone();
+                for (n, first) in rows.clone().step_by(LANES).enumerate() {
+                    let count = (rows.end - first).min(LANES);
+                    let src: [&[E]; LANES] =
+                        std::array::from_fn(|l| self.token(first + l.min(count - 1)));
+                    for (c, out) in dst.chunks_exact_mut(KEYS).take(self.head_dim).enumerate() {
+                        let out = &mut out[n * LANES..][..LANES];
+                        for l in 0..LANES {
+                            out[l] = if l < count { src[l][c].to_f32() } else { 0.0 };
+                        }
+                    }
+                }
+            },
+        );
+    }
+}
+
+/// `rows[r, :] * factor` rounded to `E` into a packed matrix, token by token (see `Rows`).
+pub(super) fn store<E: Element>(
+    level: Level,
+    src: &[f32],
+    factor: f32,
+    dst: &mut [E],
+    (width, column): (usize, usize),
+    (group, head_dim): (usize, usize),
+) {
+    level.vectorize(
+        #[inline(always)]
+        || {
+            let mut src = src.chunks_exact(pad(head_dim));
+            for token in dst.chunks_exact_mut(width) {
+                let token = &mut token[column..][..group * head_dim];
+                for (out, row) in token.chunks_exact_mut(head_dim).zip(&mut src) {
+                    for (y, x) in out.iter_mut().zip(row) {
+                        *y = E::from_f32(x * factor);
+                    }
+                }
+            }
+        },
+    );
+}
+
+/// S = Q·Kᵀ where any row of a strip sees the key; elsewhere S is left stale.
+///
+/// q `[rows, pitch]`, k_t `[head_dim, KEYS]`, s `[rows, KEYS]`.
+#[inline(never)]
+pub(super) fn scores(
+    level: Level,
+    mask: Mask,
+    rows: usize,
+    (q, pitch): (&[f32], usize),
+    k_t: &[f32],
+    s: &mut [f32],
+) {
+    let depth = k_t.len() / KEYS;
+    let a = Left::<false> { data: q, pitch };
+    let product = Product { rows, b: k_t, b_pitch: KEYS, c_pitch: KEYS };
+    let bounds = |r: Range<usize>| (0..pad(mask.seen(r.end - 1)), 0..depth);
+    product.run::<false, false>(level, a, s, bounds);
+}
+
+/// C += P·B over the keys that are seen: p `[rows, KEYS]`, b `[KEYS, pitch]`, c `[rows, pitch]`.
+#[inline(never)]
+pub(super) fn add_rows(
+    level: Level,
+    mask: Mask,
+    rows: usize,
+    p: &[f32],
+    (b, pitch): (&[f32], usize),
+    c: &mut [f32],
+) {
+    let a = Left::<false> { data: p, pitch: KEYS };
+    let product = Product { rows, b, b_pitch: pitch, c_pitch: pitch };
+    let bounds = |r: Range<usize>| (0..pitch, 0..mask.seen(r.end - 1));
+    product.run::<false, true>(level, a, c, bounds);
+}
+
+/// C += Pᵀ·B over the rows that see a key: p `[rows, KEYS]`, b `[rows, pitch]`,
+/// c `[keys, pitch]`.
+#[inline(never)]
+pub(super) fn add_columns(
+    level: Level,
+    mask: Mask,
+    rows: usize,
+    p: &[f32],
+    (b, pitch): (&[f32], usize),
+    c: &mut [f32],
+) {
+    let a = Left::<true> { data: p, pitch: KEYS };
+    let product = Product { rows: mask.keys, b, b_pitch: pitch, c_pitch: pitch };
+    let bounds = |r: Range<usize>| (0..pitch, mask.first_row(r.start).min(rows)..rows);
+    product.run::<true, true>(level, a, c, bounds);
+}
+
+/// The left factor: element (i, k) is at `i * pitch + k`, or `k * pitch + i` when transposed.
+#[derive(Clone, Copy)]
+struct Left<'a, const T: bool> {
+    data: &'a [f32],
+    pitch: usize,
+}
+
+struct Product<'a> {
+    rows: usize,
+    b: &'a [f32],
+    b_pitch: usize,
+    c_pitch: usize,
+}
+
+impl Product<'_> {
+    /// `bounds` gives the columns of C and the depth that matter for a strip of rows.
+    #[inline(always)]
+    fn run<const T: bool, const ADD: bool>(
+        &self,
+        level: Level,
+        a: Left<T>,
+        c: &mut [f32],
+        bounds: impl Fn(Range<usize>) -> (Range<usize>, Range<usize>),
+    ) {
+        match level {
+            // SSE2 has 16 registers of 4 lanes, and mul_add would be a library call.
+            Level::Portable => self.strips::<T, ADD, false, 4, 8>(a, c, &bounds),
+            _ => level.vectorize(
+                #[inline(always)]
+                || self.strips::<T, ADD, true, 6, 64>(a, c, &bounds),
+            ),
+        }
+    }
+
+    #[inline(always)]
+    fn strips<const T: bool, const ADD: bool, const FMA: bool, const MR: usize, const W: usize>(
+        &self,
+        a: Left<T>,
+        c: &mut [f32],
+        bounds: &impl Fn(Range<usize>) -> (Range<usize>, Range<usize>),
+    ) {
+        let mut row = 0;
+        while row + MR <= self.rows {
+            let (columns, depth) = bounds(row..row + MR);
+            self.strip::<T, ADD, FMA, MR, W>(row, a, c, columns, depth);
+            row += MR;
+        }
+        while row < self.rows {
+            let (columns, depth) = bounds(row..row + 1);
+            self.strip::<T, ADD, FMA, 1, W>(row, a, c, columns, depth);
+            row += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn strip<const T: bool, const ADD: bool, const FMA: bool, const MR: usize, const W: usize>(
+        &self,
+        row: usize,
+        a: Left<T>,
+        c: &mut [f32],
+        columns: Range<usize>,
+        depth: Range<usize>,
+    ) {
+        let mut column = columns.start;
+        while column + W <= columns.end {
+            self.kernel::<T, ADD, FMA, MR, W>(row, column, a, c, depth.clone());
+            column += W;
+        }
+        while column < columns.end {
+            self.kernel::<T, ADD, FMA, MR, LANES>(row, column, a, c, depth.clone());
+            column += LANES;
+        }
+    }
+
+    /// MR rows by W columns of C, kept in registers over the whole depth.
+    #[inline(always)]
+    fn kernel<const T: bool, const ADD: bool, const FMA: bool, const MR: usize, const W: usize>(
+        &self,
+        row: usize,
+        column: usize,
+        a: Left<T>,
+        c: &mut [f32],
+        depth: Range<usize>,
+    ) {
+        let mut acc = [[0f32; W]; MR];
+        if ADD {
+            for (i, acc) in acc.iter_mut().enumerate() {
+                acc.copy_from_slice(&c[(row + i) * self.c_pitch + column..][..W]);
+            }
+        }
+        let len = depth.len();
+        let b = self.b[depth.start * self.b_pitch..].chunks_exact(self.b_pitch).take(len);
+        let b = b.map(|line| &line[column..][..W]);
+        if T {
+            let lines = a.data[depth.start * a.pitch..].chunks_exact(a.pitch);
+            for (b, line) in b.zip(lines) {
+                let a = &line[row..][..MR];
+                step::<FMA, MR, W>(&mut acc, |i| a[i], b);
+            }
+        } else {
+            let rows: [&[f32]; MR] =
+                std::array::from_fn(|i| &a.data[(row + i) * a.pitch + depth.start..][..len]);
+            for (k, b) in b.enumerate() {
+                step::<FMA, MR, W>(&mut acc, |i| rows[i][k], b);
+            }
+        }
+        for (i, acc) in acc.iter().enumerate() {
+            c[(row + i) * self.c_pitch + column..][..W].copy_from_slice(acc);
+        }
+    }
+}
+
+#[inline(always)]
+fn step<const FMA: bool, const MR: usize, const W: usize>(
+    acc: &mut [[f32; W]; MR],
+    a: impl Fn(usize) -> f32,
+    b: &[f32],
+) {
+    for i in 0..MR {
+        let a = a(i);
+        for (acc, &b) in acc[i].iter_mut().zip(b) {
+            *acc = if FMA { a.mul_add(b, *acc) } else { a * b + *acc };
+        }
+    }
+}
