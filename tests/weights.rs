@@ -11,9 +11,16 @@ use dayrun::progress::quiet;
 #[ignore = "needs a model"]
 fn time_a_load() {
     let path = std::env::var("DAYRUN_MODEL").expect("DAYRUN_MODEL");
-    let start = Instant::now();
-    let weights = load(Path::new(&path), &LoadOptions::default(), &quiet).expect("loads");
-    println!("{}: {:?}, {:?}", weights.identity(), weights.config, start.elapsed());
-    let q = weights.layers[0].linears[0].to_f32();
-    println!("{:?}", &q[..8]);
+    let cache = tempfile::tempdir().expect("a directory");
+    let options = LoadOptions { cache_dir: Some(cache.path().into()) };
+    for (name, options) in [
+        ("no cache", LoadOptions::default()),
+        ("cold", options.clone()),
+        ("warm", options.clone()),
+        ("warm", options),
+    ] {
+        let start = Instant::now();
+        let weights = load(Path::new(&path), &options, &quiet).expect("loads");
+        println!("{name}: {:?} {}", start.elapsed(), weights.identity());
+    }
 }

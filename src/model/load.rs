@@ -1,44 +1,207 @@
 //! Loading a base model: from a Hub directory or a GGUF file, through the NF4 cache.
 
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use sha2::{Digest, Sha256};
+
+#[cfg(feature = "gguf")]
+use super::gguf::{self, Gguf};
+use super::hub::Checkpoint;
+use super::hub::config::Storage;
 use super::weights::Weights;
-use super::{Error, hash};
+use super::{Error, cache, hash};
 use crate::device::bytes::Bytes;
-use crate::progress::Report;
+use crate::model::config::LlamaConfig;
+use crate::progress::{Progress, Report};
+
+/// Changed whenever loading or quantising gives other bytes than before, so that old cache files
+/// are not taken.
+const RULES: &[u8] = b"bf16 nf4/64 double/256 v1";
 
 /// How to load.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadOptions {
-    /// Where quantised models are kept; `None`: neither read nor written.
+    /// Where quantised models are kept (see [`cache::default_dir`]); `None`: neither read nor
+    /// written.
     pub cache_dir: Option<PathBuf>,
 }
 
-/// Loads the model at `source`, a Hub directory or a `.gguf` file, quantising its linears to NF4
-/// with double quantisation. Runs in the current rayon pool (`cpu.install(|| load(..))` uses a
-/// device's); the result does not depend on the number of threads.
+/// Loads the model at `source`, a Hub directory or a `.gguf` file, its linears as NF4 with double
+/// quantisation (bitsandbytes-4bit directories: as they are), everything else in bf16.
 ///
-/// Errors: see [`Error`]; what is not supported is refused by name before any tensor is read.
+/// Runs in the current rayon pool (`cpu.install(|| load(..))` uses a device's); the result does not
+/// depend on the number of threads. With a cache directory the quantised model is written there
+/// once and mapped from then on; trouble with the cache is logged and never stops a load.
+///
+/// Errors: see [`Error`]. What is not supported is refused by name before any tensor is read.
 pub fn load(source: &Path, options: &LoadOptions, report: Report) -> Result<Weights, Error> {
-    let _ = options;
-    if source.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
-        load_gguf(source, report)
-    } else {
-        Err(Error::Source { path: source.into() })
+    let metadata = std::fs::metadata(source).map_err(|error| Error::Io {
+        doing: "opening",
+        path: source.into(),
+        source: error,
+    })?;
+    let model = match source.extension() {
+        _ if metadata.is_dir() => Model::Hub(Checkpoint::open(source)?),
+        Some(extension) if extension.eq_ignore_ascii_case("gguf") => open_gguf(source)?,
+        _ => return Err(Error::Source { path: source.into() }),
+    };
+    let name = name_of(source);
+    let digest = model.digest(report);
+    let identity = format!("{name} (sha256-tree {})", hash::hex(&digest[..8]));
+    match &options.cache_dir {
+        Some(dir) if model.is_quantised_here() => {
+            let key = model.key(&digest);
+            let file = cache::file(dir, &name, &key);
+            through_cache(&model, &file, &key, identity, report)
+        }
+        _ => model.load(identity, report),
     }
 }
 
+/// The source's own name, also of `.` and `..`.
+fn name_of(source: &Path) -> String {
+    let absolute = source.canonicalize().unwrap_or_else(|_| source.into());
+    let name = source.file_name().or(absolute.file_name());
+    name.map_or("model".into(), |name| name.to_string_lossy().into_owned())
+}
+
+fn through_cache(
+    model: &Model,
+    file: &Path,
+    key: &[u8; 32],
+    identity: String,
+    report: Report,
+) -> Result<Weights, Error> {
+    if file.exists() {
+        match from_cache(model, file, key, &identity) {
+            Ok(weights) => return Ok(weights),
+            Err(problem) => tracing::warn!(
+                file = %file.display(), problem, "the NF4 cache is damaged and is built again"
+            ),
+        }
+    }
+    let weights = model.load(identity.clone(), report)?;
+    report(Progress { stage: "caching", done: 0, total: 1, unit: "files" });
+    let cached = cache::write(file, key, &weights)
+        .map_err(|error| error.to_string())
+        .and_then(|()| from_cache(model, file, key, &identity));
+    report(Progress { stage: "caching", done: 1, total: 1, unit: "files" });
+    // The mapped copy is taken even now: its memory is the page cache's, not ours.
+    cached.or_else(|problem| {
+        tracing::warn!(file = %file.display(), problem, "the NF4 cache could not be written");
+        Ok(weights)
+    })
+}
+
+fn from_cache(
+    model: &Model,
+    file: &Path,
+    key: &[u8; 32],
+    identity: &str,
+) -> Result<Weights, String> {
+    let bytes = Bytes::map(file).map_err(|error| error.to_string())?;
+    cache::read(&bytes, key, model.config(), identity.into()).map_err(|damage| damage.to_string())
+}
+
+/// An opened source whose configuration and tensor shapes are known to be right.
+enum Model {
+    Hub(Checkpoint),
+    #[cfg(feature = "gguf")]
+    Gguf {
+        gguf: Gguf,
+        config: LlamaConfig,
+        bytes: Bytes,
+    },
+}
+
 #[cfg(feature = "gguf")]
-fn load_gguf(source: &Path, report: Report) -> Result<Weights, Error> {
-    let io = |error| Error::Io { doing: "opening", path: source.into(), source: error };
-    let bytes = Bytes::map(source).map_err(io)?;
-    let gguf = super::gguf::Gguf::read(source, &bytes)?;
-    let name = source.file_name().unwrap_or_default().to_string_lossy();
-    let digest = hash::hex(&hash::tree(&bytes)[..8]);
-    super::gguf::load(&gguf, format!("{name} (sha256-tree {digest})"), report)
+fn open_gguf(source: &Path) -> Result<Model, Error> {
+    let bytes = Bytes::map(source).map_err(|error| Error::Io {
+        doing: "opening",
+        path: source.into(),
+        source: error,
+    })?;
+    let gguf = Gguf::read(source, &bytes)?;
+    let config = gguf.config()?;
+    gguf.check_tensors(&config)?;
+    Ok(Model::Gguf { gguf, config, bytes })
 }
 
 #[cfg(not(feature = "gguf"))]
-fn load_gguf(source: &Path, _: Report) -> Result<Weights, Error> {
+fn open_gguf(source: &Path) -> Result<Model, Error> {
     Err(Error::NoGguf { path: source.into() })
+}
+
+impl Model {
+    fn config(&self) -> &LlamaConfig {
+        match self {
+            Model::Hub(checkpoint) => &checkpoint.config,
+            #[cfg(feature = "gguf")]
+            Model::Gguf { config, .. } => config,
+        }
+    }
+
+    fn is_quantised_here(&self) -> bool {
+        match self {
+            Model::Hub(checkpoint) => checkpoint.storage == Storage::Float,
+            #[cfg(feature = "gguf")]
+            Model::Gguf { .. } => true,
+        }
+    }
+
+    /// Every file that the weights depend on.
+    fn files(&self) -> Vec<(&Path, &Bytes)> {
+        match self {
+            Model::Hub(checkpoint) => std::iter::once(&checkpoint.config_file)
+                .chain(&checkpoint.shards.files)
+                .map(|(path, bytes)| (path.as_path(), bytes))
+                .collect(),
+            #[cfg(feature = "gguf")]
+            Model::Gguf { gguf, bytes, .. } => vec![(&gguf.path, bytes)],
+        }
+    }
+
+    /// The content hash. The name of a single file is not content: the same GGUF under another
+    /// name is the same model.
+    fn digest(&self, report: Report) -> [u8; 32] {
+        let files = self.files();
+        let total: u64 = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        let progress = |done| Progress { stage: "loading", done, total, unit: "bytes" };
+        report(progress(0));
+        let named = files.iter().map(|(path, bytes)| {
+            let name = if files.len() == 1 { None } else { path.file_name() };
+            (name.and_then(|name| name.to_str()).unwrap_or_default(), &bytes[..])
+        });
+        let digest = hash::files(named);
+        report(progress(total));
+        digest
+    }
+
+    /// What a cache file is kept under: the content, the rules by which it is turned into NF4, and
+    /// the modification times of files of which the hash saw only samples.
+    fn key(&self, digest: &[u8; 32]) -> [u8; 32] {
+        let mut key = Sha256::new();
+        key.update(RULES);
+        key.update(digest);
+        for (path, bytes) in self.files() {
+            if hash::is_sampled(bytes.len()) {
+                key.update(modified(path).to_le_bytes());
+            }
+        }
+        key.finalize().into()
+    }
+
+    fn load(&self, identity: String, report: Report) -> Result<Weights, Error> {
+        match self {
+            Model::Hub(checkpoint) => checkpoint.load(identity, report),
+            #[cfg(feature = "gguf")]
+            Model::Gguf { gguf, config, .. } => gguf::load(gguf, config, identity, report),
+        }
+    }
+}
+
+fn modified(path: &Path) -> u128 {
+    let time = std::fs::metadata(path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos())
 }

@@ -58,6 +58,32 @@ pub(super) fn dense(
     Ok(Dense { rows, cols, data: Bytes::from(data) })
 }
 
+/// A bf16 matrix whose bytes are taken as they lie in a mapped file, checked to be finite. The
+/// bytes are little-endian and aligned for bf16.
+pub(super) fn mapped(
+    path: &Path,
+    name: &str,
+    rows: usize,
+    cols: usize,
+    data: &Bytes,
+) -> Result<Dense, Error> {
+    let dense = Dense { rows, cols, data: data.clone() };
+    match dense.as_slice().par_iter().position_first(|x| !x.is_finite()) {
+        None => Ok(dense),
+        Some(index) => {
+            let value = dense.as_slice()[index].to_f32();
+            Err(in_tensor(path, name)(quant::Error::NotFinite { index, value }))
+        }
+    }
+}
+
+/// Elements of `N` little-endian bytes in f32.
+pub(super) fn widen<const N: usize>(data: &[u8], out: &mut [f32], f: impl Fn([u8; N]) -> f32) {
+    for (out, &bytes) in out.iter_mut().zip(data.as_chunks::<N>().0) {
+        *out = f(bytes);
+    }
+}
+
 /// A doubly quantised NF4 matrix from `fill(rows, out)`, its values rounded to bf16 first.
 pub(super) fn quantised(
     path: &Path,
@@ -94,6 +120,7 @@ pub(super) fn quantised(
 /// errors the first in the model's order.
 pub(super) fn layers(
     config: &LlamaConfig,
+    stage: &'static str,
     report: Report,
     make: impl Fn(usize, Linear) -> Result<Nf4Matrix, Error> + Sync,
 ) -> Result<Vec<[Nf4Matrix; 7]>, Error> {
@@ -104,7 +131,7 @@ pub(super) fn layers(
         .map(|i| {
             let matrix = make(i / 7, Linear::ALL[i % 7]);
             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-            report(Progress { stage: "quantising", done, total: total as u64, unit: "tensors" });
+            report(Progress { stage, done, total: total as u64, unit: "tensors" });
             matrix
         })
         .collect();

@@ -74,6 +74,11 @@ pub fn read(
     if let Some(index) = (0..16).find(|&i| map[i].to_bits() != CODEBOOK[i].to_bits()) {
         return Err(Error::Codebook { index, found: map[index], expected: CODEBOOK[index] });
     }
+    // Callers of old wrote a weight of one row for the transpose.
+    if packed.shape.len() == 2 && packed.shape[0] == 1 && packed.shape[1] > 1 {
+        let found = format!("{:?}", packed.shape);
+        return Err(unsupported("the packed weight's shape", found, "[bytes, 1]"));
+    }
     let expected = (rows * cols).div_ceil(2);
     if packed.data.len() != expected {
         return Err(Error::PackedLength { rows, cols, expected, found: packed.data.len() });
@@ -83,7 +88,11 @@ pub fn read(
         None => Absmax::Plain(finite("absmax", companion("absmax"), blocks)?),
         nested => read_nested(&state, blocks, nested, companion)?,
     };
-    Ok(Nf4Matrix { rows, cols, codes: packed.data.clone(), absmax })
+    // Finite parts can still have an infinite product.
+    match (0..blocks).find(|&b| !absmax.get(b).is_finite()) {
+        Some(index) => Err(Error::Scale { suffix: "absmax", index, value: absmax.get(index) }),
+        None => Ok(Nf4Matrix { rows, cols, codes: packed.data.clone(), absmax }),
+    }
 }
 
 fn read_nested(

@@ -204,17 +204,20 @@ fn linear_name(layer: usize, linear: Linear) -> String {
     block_name(layer, part)
 }
 
-/// Loads and quantises the model in `gguf`.
-pub(super) fn load(gguf: &Gguf, identity: String, report: Report) -> Result<Weights, Error> {
-    let config = gguf.config()?;
-    gguf.check_tensors(&config)?;
+/// Loads and quantises the model in `gguf`, whose `config` and tensors have been checked.
+pub(super) fn load(
+    gguf: &Gguf,
+    config: &LlamaConfig,
+    identity: String,
+    report: Report,
+) -> Result<Weights, Error> {
     let (vocab, hidden, head_dim) = (config.vocab_size, config.hidden_size, config.head_dim);
     let lm_head = match config.tie_word_embeddings {
         true => None,
         false => Some(gguf.dense("output.weight", vocab, hidden)?),
     };
-    let layers = parts::layers(&config, report, |layer, linear| {
-        let (rows, cols) = linear.shape(&config);
+    let layers = parts::layers(config, "quantising", report, |layer, linear| {
+        let (rows, cols) = linear.shape(config);
         let name = linear_name(layer, linear);
         let tensor = gguf.tensor(&name)?;
         let permuted = matches!(linear, Linear::Q | Linear::K);
@@ -246,7 +249,7 @@ pub(super) fn load(gguf: &Gguf, identity: String, report: Report) -> Result<Weig
         norm: gguf.dense("output_norm.weight", 1, hidden)?,
         lm_head,
         identity,
-        config,
+        config: config.clone(),
     })
 }
 

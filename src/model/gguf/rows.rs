@@ -8,7 +8,7 @@ use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use half::{bf16, f16};
 
 use super::header::{Gguf, TYPES, TensorInfo};
-use crate::model::Error;
+use crate::model::{Error, parts::widen};
 
 /// Decodes the rows `range` of `tensor` (rows of `cols`) into `out`.
 pub(super) fn decode(
@@ -38,12 +38,6 @@ pub(super) fn decode(
         }
     }
     Ok(())
-}
-
-fn widen<const N: usize>(data: &[u8], out: &mut [f32], f: impl Fn([u8; N]) -> f32) {
-    for (out, &bytes) in out.iter_mut().zip(data.as_chunks::<N>().0) {
-        *out = f(bytes);
-    }
 }
 
 fn quantised(kind: u32, data: &[u8], cols: usize, out: &mut [f32]) -> Result<(), String> {

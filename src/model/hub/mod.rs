@@ -1,0 +1,205 @@
+//! Base models from a Hub directory: config.json and safetensors, in 16 or 32 bits or in
+//! bitsandbytes' NF4.
+
+pub mod config;
+pub mod shards;
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use safetensors::Dtype;
+
+use super::config::{Linear, LlamaConfig};
+use super::weights::{Dense, LayerWeights, Weights};
+use super::{Error, parts};
+use crate::device::bytes::Bytes;
+use crate::progress::Report;
+use crate::quant::bnb::{self, RawTensor};
+use config::Storage;
+use shards::Shards;
+
+/// An opened directory whose configuration and tensor shapes have been checked.
+pub struct Checkpoint {
+    pub config: LlamaConfig,
+    pub storage: Storage,
+    /// config.json, which with the shards makes up the model's content.
+    pub config_file: (PathBuf, Bytes),
+    pub shards: Shards,
+}
+
+impl Checkpoint {
+    /// Opens `dir`. No tensor is read.
+    ///
+    /// Errors: those of [`config::read`] first, then of [`Shards::open`], then missing, wrongly
+    /// shaped or typed and unexpected tensors.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let config_path = dir.join("config.json");
+        let (config, storage) = config::read(&config_path)?;
+        let bytes = Bytes::map(&config_path).map_err(|source| Error::Io {
+            doing: "reading",
+            path: config_path.clone(),
+            source,
+        })?;
+        let shards = Shards::open(dir)?;
+        let checkpoint = Self { config, storage, config_file: (config_path, bytes), shards };
+        checkpoint.check_tensors()?;
+        Ok(checkpoint)
+    }
+
+    fn check_tensors(&self) -> Result<(), Error> {
+        let mut known = HashSet::new();
+        let (vocab, hidden) = (self.config.vocab_size, self.config.hidden_size);
+        let mut floats =
+            vec![(EMBED.to_string(), vec![vocab, hidden]), (NORM.to_string(), vec![hidden])];
+        if !self.config.tie_word_embeddings {
+            floats.push((HEAD.to_string(), vec![vocab, hidden]));
+        }
+        for layer in 0..self.config.num_hidden_layers {
+            for norm in NORMS {
+                floats.push((norm_name(layer, norm), vec![hidden]));
+            }
+            for linear in Linear::ALL {
+                let (rows, cols) = linear.shape(&self.config);
+                let name = linear_name(layer, linear);
+                if self.storage == Storage::Float {
+                    floats.push((name, vec![rows, cols]));
+                    continue;
+                }
+                let tensor = self.shards.tensor(&name)?;
+                if width(tensor.dtype).is_some() && tensor.shape == [rows, cols] {
+                    return Err(Error::Unsupported {
+                        path: self.shards.path(&name).into(),
+                        what: format!("`{name}` kept in {:?} beside 4-bit linears", tensor.dtype),
+                    });
+                }
+                known.extend(bnb::COMPANIONS.map(|suffix| format!("{name}.{suffix}")));
+                known.insert(name);
+            }
+        }
+        for (name, shape) in floats {
+            self.check_float(&name, &shape)?;
+            known.insert(name);
+        }
+        let ignored = |name: &str| {
+            name.ends_with(".rotary_emb.inv_freq") // recomputed; old checkpoints hold it
+                || (name == HEAD && self.config.tie_word_embeddings) // a copy of the embedding
+        };
+        match self.shards.names().find(|name| !known.contains(*name) && !ignored(name)) {
+            None => Ok(()),
+            Some(name) => Err(Error::UnexpectedTensor {
+                path: self.shards.path(name).into(),
+                tensor: name.into(),
+            }),
+        }
+    }
+
+    fn check_float(&self, name: &str, shape: &[usize]) -> Result<(), Error> {
+        let tensor = self.shards.tensor(name)?;
+        let (path, name) = (self.shards.path(name).to_path_buf(), name.to_string());
+        if width(tensor.dtype).is_none() {
+            let found = format!("{:?}", tensor.dtype);
+            return Err(Error::Dtype { path, tensor: name, found, expected: "F32, F16 or BF16" });
+        }
+        if tensor.shape != shape {
+            return Err(Error::Shape {
+                path,
+                tensor: name,
+                expected: shape.into(),
+                found: tensor.shape.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<Dense, Error> {
+        let tensor = self.shards.tensor(name)?;
+        let path = self.shards.path(name);
+        let aligned = tensor.data.as_ptr().cast::<bf16>().is_aligned();
+        if tensor.dtype == Dtype::BF16 && aligned && cfg!(target_endian = "little") {
+            return parts::mapped(path, name, rows, cols, &tensor.data);
+        }
+        parts::dense(path, name, rows, cols, |range, out| {
+            widen(tensor, cols, range, out);
+            Ok(())
+        })
+    }
+
+    /// Reads the model; float linears are quantised.
+    pub(super) fn load(&self, identity: String, report: Report) -> Result<Weights, Error> {
+        let config = &self.config;
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        let lm_head = match config.tie_word_embeddings {
+            true => None,
+            false => Some(self.dense(HEAD, vocab, hidden)?),
+        };
+        let stage = match self.storage {
+            Storage::Float => "quantising",
+            Storage::Bitsandbytes4bit => "loading",
+        };
+        let linears = parts::layers(config, stage, report, |layer, linear| {
+            let (rows, cols) = linear.shape(config);
+            let name = linear_name(layer, linear);
+            let (path, tensor) = (self.shards.path(&name), self.shards.tensor(&name)?);
+            if self.storage == Storage::Bitsandbytes4bit {
+                let companion =
+                    |suffix: &str| self.shards.get(&format!("{name}.{suffix}")).cloned();
+                return bnb::read(rows, cols, tensor, companion)
+                    .map_err(parts::in_tensor(path, &name));
+            }
+            parts::quantised(path, &name, rows, cols, |range, out| {
+                widen(tensor, cols, range, out);
+                Ok(())
+            })
+        })?;
+        let layer = |(layer, linears)| {
+            Ok(LayerWeights {
+                input_layernorm: self.dense(&norm_name(layer, NORMS[0]), 1, hidden)?,
+                post_attention_layernorm: self.dense(&norm_name(layer, NORMS[1]), 1, hidden)?,
+                linears,
+            })
+        };
+        Ok(Weights {
+            embed_tokens: self.dense(EMBED, vocab, hidden)?,
+            layers: linears.into_iter().enumerate().map(layer).collect::<Result<_, Error>>()?,
+            norm: self.dense(NORM, 1, hidden)?,
+            lm_head,
+            identity,
+            config: config.clone(),
+        })
+    }
+}
+
+const EMBED: &str = "model.embed_tokens.weight";
+const NORM: &str = "model.norm.weight";
+const HEAD: &str = "lm_head.weight";
+const NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
+
+fn norm_name(layer: usize, norm: &str) -> String {
+    format!("model.layers.{layer}.{norm}.weight")
+}
+
+fn linear_name(layer: usize, linear: Linear) -> String {
+    format!("{}.weight", linear.path(layer))
+}
+
+/// Bytes of an element of a float type that can be read.
+fn width(dtype: Dtype) -> Option<usize> {
+    match dtype {
+        Dtype::F32 => Some(4),
+        Dtype::F16 | Dtype::BF16 => Some(2),
+        _ => None,
+    }
+}
+
+/// The rows `range` (of `cols` elements) of a float tensor, in f32.
+fn widen(tensor: &RawTensor, cols: usize, range: Range<usize>, out: &mut [f32]) {
+    let row = cols * width(tensor.dtype).unwrap_or(0);
+    let data = &tensor.data[range.start * row..range.end * row];
+    match tensor.dtype {
+        Dtype::F32 => parts::widen(data, out, f32::from_le_bytes),
+        Dtype::F16 => parts::widen(data, out, |b| f16::from_le_bytes(b).to_f32()),
+        _ => parts::widen(data, out, |b| bf16::from_le_bytes(b).to_f32()),
+    }
+}
