@@ -42,11 +42,21 @@ pub struct Tol<'a> {
     cols: Option<usize>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 enum Magnitude<'a> {
     Want,
     One(f64),
     Each(&'a [f64]),
+}
+
+impl std::fmt::Debug for Magnitude<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Magnitude::Want => write!(f, "|want|"),
+            Magnitude::One(bound) => write!(f, "{bound:e}"),
+            Magnitude::Each(_) => write!(f, "a bound for each element"),
+        }
+    }
 }
 
 impl Tol<'static> {
