@@ -2,15 +2,22 @@
 
 pub mod cache;
 pub mod config;
+pub mod engine;
 pub mod error;
 #[cfg(feature = "gguf")]
 pub mod gguf;
 pub mod hash;
 pub mod hub;
+pub mod kv_cache;
+pub mod llama;
 pub mod load;
+pub mod lora_layout;
 mod parts;
+pub mod program;
+mod run;
 pub mod weights;
 
 pub use cache::default_dir as default_cache_dir;
+pub use engine::{Engine, EngineError};
 pub use error::Error;
 pub use load::{LoadOptions, load};

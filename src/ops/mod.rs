@@ -7,6 +7,7 @@ pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
 pub mod embedding;
+pub mod head;
 pub mod lora_down;
 pub mod lora_grad;
 pub mod nf4_linear;

@@ -7,6 +7,7 @@ mod adamw;
 mod attention;
 mod cross_entropy;
 mod embedding;
+mod head;
 mod lora_down;
 mod lora_grad;
 mod nf4_linear;

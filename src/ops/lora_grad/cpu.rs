@@ -15,7 +15,7 @@ pub fn accumulate<E: GemmElement>(
     n: usize,
     left: Left<'_, E>,
     right: &[E],
-    parts: &[Part],
+    parts: impl Iterator<Item = Part>,
     grads: &mut [f32],
     add: Add,
 ) {

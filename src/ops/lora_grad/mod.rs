@@ -46,11 +46,11 @@ pub fn down<E: GemmElement>(
     n_in: usize,
     left: Left<'_, E>,
     x: &[E],
-    parts: &[Part],
+    parts: impl Iterator<Item = Part> + Clone,
     grads: &mut [f32],
 ) -> Result<(), ShapeError> {
     const OP: &str = "lora_grad::down";
-    check_all(OP, m, n_in, &left, x.len(), parts, grads.len())?;
+    check_all(OP, m, n_in, &left, x.len(), parts.clone(), grads.len())?;
     cpu::accumulate(cpu, m, n_in, left, x, parts, grads, cpu::add_rows);
     Ok(())
 }
@@ -62,11 +62,11 @@ pub fn up<E: GemmElement>(
     n_out: usize,
     left: Left<'_, E>,
     dy: &[E],
-    parts: &[Part],
+    parts: impl Iterator<Item = Part> + Clone,
     grads: &mut [f32],
 ) -> Result<(), ShapeError> {
     const OP: &str = "lora_grad::up";
-    check_all(OP, m, n_out, &left, dy.len(), parts, grads.len())?;
+    check_all(OP, m, n_out, &left, dy.len(), parts.clone(), grads.len())?;
     cpu::accumulate(cpu, m, n_out, left, dy, parts, grads, cpu::add_transposed);
     Ok(())
 }
@@ -77,7 +77,7 @@ fn check_all<E>(
     n: usize,
     left: &Left<'_, E>,
     right: usize,
-    parts: &[Part],
+    parts: impl Iterator<Item = Part>,
     grads: usize,
 ) -> Result<(), ShapeError> {
     let needed = if m == 0 { 0 } else { (m - 1) * left.ld + left.columns };

@@ -61,6 +61,28 @@ pub trait GemmElement: Element {
         panel: &mut [Self],
     );
 
+    /// As `pack_nt`, from bf16 data, widened where `Self` is f32.
+    fn pack_nt_bf16(
+        level: Level,
+        data: &[bf16],
+        ld: usize,
+        row0: usize,
+        rows: usize,
+        k: usize,
+        panel: &mut [Self],
+    );
+
+    /// As `pack_nn`, from bf16 data, widened where `Self` is f32.
+    fn pack_nn_bf16(
+        level: Level,
+        data: &[bf16],
+        ld: usize,
+        k: usize,
+        col0: usize,
+        cols: usize,
+        panel: &mut [Self],
+    );
+
     /// Decodes rows `row0 .. row0 + rows` of an NF4 matrix into an "nt" panel.
     fn nf4_nt<S: Fn(usize) -> f32>(
         level: Level,
@@ -243,6 +265,30 @@ impl GemmElement for bf16 {
         pack_plain(done, k, cols, panel, |kk, column| data[kk * ld + col0 + column]);
     }
 
+    fn pack_nt_bf16(
+        level: Level,
+        data: &[bf16],
+        ld: usize,
+        row0: usize,
+        rows: usize,
+        k: usize,
+        panel: &mut [bf16],
+    ) {
+        Self::pack_nt(level, data, ld, row0, rows, k, panel);
+    }
+
+    fn pack_nn_bf16(
+        level: Level,
+        data: &[bf16],
+        ld: usize,
+        k: usize,
+        col0: usize,
+        cols: usize,
+        panel: &mut [bf16],
+    ) {
+        Self::pack_nn(level, data, ld, k, col0, cols, panel);
+    }
+
     fn nf4_nt<S: Fn(usize) -> f32>(
         level: Level,
         nf4: &Nf4Codes<S>,
@@ -364,6 +410,35 @@ impl GemmElement for f32 {
             out[..cols].copy_from_slice(&row[col0..col0 + cols]);
             out[cols..].fill(0.0);
         }
+    }
+
+    fn pack_nt_bf16(
+        _level: Level,
+        data: &[bf16],
+        ld: usize,
+        row0: usize,
+        rows: usize,
+        k: usize,
+        panel: &mut [f32],
+    ) {
+        let data = &data[row0 * ld..];
+        check_rows(data.len(), ld, rows, k);
+        assert!(rows <= NR && panel.len() >= panel_len::<f32>(k));
+        pack_plain(0, k, rows, panel, |kk, column| data[column * ld + kk].to_f32());
+    }
+
+    fn pack_nn_bf16(
+        _level: Level,
+        data: &[bf16],
+        ld: usize,
+        k: usize,
+        col0: usize,
+        cols: usize,
+        panel: &mut [f32],
+    ) {
+        check_rows(data.len(), ld, k, col0 + cols);
+        assert!(cols <= NR && panel.len() >= panel_len::<f32>(k));
+        pack_plain(0, k, cols, panel, |kk, column| data[kk * ld + col0 + column].to_f32());
     }
 
     fn nf4_nt<S: Fn(usize) -> f32>(

@@ -1,0 +1,3 @@
+//! head: timing.
+
+fn main() {}

@@ -1,0 +1,185 @@
+//! Runs a program: one frozen base, one adapter, memory planned, a batch at a time.
+
+use std::sync::Arc;
+
+use super::kv_cache::KvCache;
+use super::llama::{self, Kind, LlamaProgram};
+use super::lora_layout::{AdapterCopy, LayoutError};
+use super::program::Group;
+use super::run::Run;
+use super::weights::Weights;
+use crate::adapter::Adapter;
+use crate::data::batch::MicroBatch;
+use crate::device::cpu::{Cpu, GemmElement};
+use crate::device::memory::{Memory, Placement};
+use crate::ops::{ShapeError, rope};
+
+/// A program could not be built or run.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error("running the model: {0}")]
+    Shape(#[from] ShapeError),
+    #[error("a batch of {got} tokens does not fit this engine's {capacity}")]
+    TooManyTokens { got: usize, capacity: usize },
+    #[error("{got} rows of logits were asked for, this engine has room for {capacity}")]
+    TooManyRows { got: usize, capacity: usize },
+}
+
+/// What one run reads besides weights: the batch, flattened.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    pub tokens: &'a [u32],
+    pub position_ids: &'a [u32],
+    pub cu_seqlens: &'a [u32],
+    /// Rows whose final hidden state is wanted: loss positions, or the last token of each row.
+    pub positions: &'a [u32],
+    /// The token that each position should predict; empty when generating.
+    pub targets: &'a [u32],
+    /// Multiplies the loss's gradient: one over the loss tokens of the accumulated step.
+    pub loss_scale: f32,
+}
+
+impl<'a> Inputs<'a> {
+    /// A packed micro-batch.
+    pub fn of(batch: &'a MicroBatch, loss_scale: f32) -> Self {
+        Self {
+            tokens: &batch.tokens,
+            position_ids: &batch.position_ids,
+            cu_seqlens: &batch.cu_seqlens,
+            positions: &batch.loss_positions,
+            targets: &batch.targets,
+            loss_scale,
+        }
+    }
+}
+
+/// One model, ready to run one kind of program. `E` is the dtype of its activations.
+pub struct Engine<E> {
+    cpu: Arc<Cpu>,
+    weights: Arc<Weights>,
+    adapter: Option<AdapterCopy<E>>,
+    rope: Arc<rope::Tables>,
+    plan: LlamaProgram,
+    kind: Kind,
+    memory: Memory,
+    /// f32 gradients, laid out as [`Adapter::params`]; empty unless training.
+    grads: Vec<f32>,
+    loss_rows: usize,
+}
+
+impl<E: GemmElement> Engine<E> {
+    /// Plans and allocates everything that running will need.
+    pub fn new(
+        cpu: Arc<Cpu>,
+        weights: Arc<Weights>,
+        adapter: Option<&Adapter>,
+        kind: Kind,
+        placement: Placement,
+    ) -> Result<Self, EngineError> {
+        let config = &weights.config;
+        let copy = adapter.map(|adapter| AdapterCopy::new(config, adapter)).transpose()?;
+        let columns = |layer: usize, group: Group| {
+            copy.as_ref().map_or(0, |copy| copy.group(layer, group).columns)
+        };
+        let plan = llama::build(config, kind, size_of::<E>(), &columns);
+        let memory = Memory::new(plan.program.specs(), placement);
+        let positions = config.max_position_embeddings;
+        let rope = Arc::new(rope::Tables::new(config.head_dim, config.rope_theta, positions));
+        let grads = match (kind, adapter) {
+            (Kind::Train { .. }, Some(adapter)) => vec![0.0; adapter.params.len()],
+            _ => Vec::new(),
+        };
+        Ok(Self { cpu, weights, adapter: copy, rope, plan, kind, memory, grads, loss_rows: 0 })
+    }
+
+    /// Bytes of planned memory (activations and scratch).
+    pub fn planned_bytes(&self) -> usize {
+        self.memory.bytes()
+    }
+
+    /// The most tokens that one run takes.
+    pub fn capacity(&self) -> usize {
+        match self.kind {
+            Kind::Train { tokens } | Kind::Eval { tokens } | Kind::Generate { tokens, .. } => tokens,
+        }
+    }
+
+    /// The base it runs on.
+    pub fn weights(&self) -> &Arc<Weights> {
+        &self.weights
+    }
+
+    /// Rounds new f32 parameters into the working copy that the ops read.
+    pub fn set_params(&mut self, params: &[f32]) {
+        if let Some(adapter) = &mut self.adapter {
+            adapter.update(params);
+        }
+    }
+
+    /// Runs a micro-batch: losses, and for `Kind::Train` gradients, which are ADDED to
+    /// [`Engine::grads`].
+    pub fn run(&mut self, batch: &MicroBatch, loss_scale: f32) -> Result<(), EngineError> {
+        self.execute(&Inputs::of(batch, loss_scale), None)
+    }
+
+    /// The losses (−log p, nats) of the last run, one for each loss position.
+    pub fn losses(&mut self) -> &[f32] {
+        self.memory.begin(self.plan.program.end());
+        let ([losses], []) = self.memory.borrow([self.plan.losses], []);
+        &bytemuck::cast_slice(losses)[..self.loss_rows]
+    }
+
+    /// The logits `[rows, vocab]` of the last run of a `Kind::Generate` program.
+    pub fn logits(&mut self) -> &[f32] {
+        self.memory.begin(self.plan.program.end());
+        let ([logits], []) = self.memory.borrow([self.plan.logits], []);
+        &bytemuck::cast_slice(logits)[..self.loss_rows * self.weights.config.vocab_size]
+    }
+
+    /// The accumulated gradients, laid out as the adapter's parameters.
+    pub fn grads(&mut self) -> &mut [f32] {
+        &mut self.grads
+    }
+
+    /// Runs the program. `cache` is needed by `Kind::Generate`.
+    pub fn execute(
+        &mut self,
+        inputs: &Inputs<'_>,
+        mut cache: Option<&mut KvCache<E>>,
+    ) -> Result<(), EngineError> {
+        let (got, capacity) = (inputs.tokens.len(), self.capacity());
+        if got > capacity {
+            return Err(EngineError::TooManyTokens { got, capacity });
+        }
+        if let Kind::Generate { rows, .. } = self.kind
+            && inputs.positions.len() > rows
+        {
+            let got = inputs.positions.len();
+            return Err(EngineError::TooManyRows { got, capacity: rows });
+        }
+        self.loss_rows = inputs.positions.len();
+        let Self { cpu, weights, adapter, rope, plan, memory, grads, .. } = self;
+        let mut run = Run {
+            cpu,
+            weights,
+            config: &weights.config,
+            adapter: adapter.as_ref(),
+            rope,
+            inputs,
+            memory,
+            grads,
+            n: inputs.tokens.len(),
+            p: inputs.positions.len(),
+        };
+        // One entry into the pool for the whole step.
+        cpu.install(|| {
+            for (tick, op) in plan.program.ops.iter().enumerate() {
+                run.memory.begin(tick);
+                run.op(op, cache.as_deref_mut())?;
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,1 @@
+//! head against its f64 reference.
