@@ -102,7 +102,9 @@ impl<E: GemmElement> Engine<E> {
     /// The most tokens that one run takes.
     pub fn capacity(&self) -> usize {
         match self.kind {
-            Kind::Train { tokens } | Kind::Eval { tokens } | Kind::Generate { tokens, .. } => tokens,
+            Kind::Train { tokens } | Kind::Eval { tokens } | Kind::Generate { tokens, .. } => {
+                tokens
+            }
         }
     }
 

@@ -81,8 +81,26 @@ impl<E: Element> KvCache<E> {
         }
         let (k_cache, v_cache) = (&mut self.k[layer], &mut self.v[layer]);
         attention::append(
-            cpu, dims, cu_seqlens, &self.lens, self.capacity, k, v, k_cache, v_cache,
+            cpu,
+            dims,
+            cu_seqlens,
+            &self.lens,
+            self.capacity,
+            k,
+            v,
+            k_cache,
+            v_cache,
         )?;
-        attention::decode(cpu, dims, cu_seqlens, &self.totals, self.capacity, q, k_cache, v_cache, o)
+        attention::decode(
+            cpu,
+            dims,
+            cu_seqlens,
+            &self.totals,
+            self.capacity,
+            q,
+            k_cache,
+            v_cache,
+            o,
+        )
     }
 }

@@ -232,7 +232,14 @@ impl Builder<'_> {
                 let dx = self.p.buffer("d_gathered", rows * hidden * self.element);
                 let norm = Norm::Final;
                 self.p.push(Op::Zero { x: dx });
-                self.p.push(Op::NormBackward { x: gathered, norm, rstd, dy: dh, dx, gathered: true });
+                self.p.push(Op::NormBackward {
+                    x: gathered,
+                    norm,
+                    rstd,
+                    dy: dh,
+                    dx,
+                    gathered: true,
+                });
                 let d_residual = self.act("d_residual".into(), hidden);
                 self.p.push(Op::Scatter { x: dx, out: d_residual });
                 self.backward(d_residual, saved);
@@ -265,14 +272,8 @@ impl Builder<'_> {
     fn mlp_backward(&mut self, i: usize, saved: &Saved, d_residual: Buffer, scratch: GradScratch) {
         let (hidden, inner) = (self.config.hidden_size, self.config.intermediate_size);
         let dh = self.act(format!("d_swiglu.{i}"), inner);
-        let u = self.linears_backward(
-            i,
-            Group::Down,
-            &[d_residual],
-            saved.v_down,
-            Some(dh),
-            scratch,
-        );
+        let u =
+            self.linears_backward(i, Group::Down, &[d_residual], saved.v_down, Some(dh), scratch);
         let (gate, up) = (saved.gate, saved.up);
         self.p.push(Op::SwigluBackward { gate, up, dh });
         // dh now holds the SwiGLU product again, gate and up their gradients.
@@ -314,8 +315,7 @@ impl Builder<'_> {
         self.p.push(dqk);
 
         // Nothing below the first layer has a gradient: its dx is not made.
-        let dx = (i > 0)
-            .then(|| self.act(format!("d_input_layernorm.{i}"), config.hidden_size));
+        let dx = (i > 0).then(|| self.act(format!("d_input_layernorm.{i}"), config.hidden_size));
         let u = self.linears_backward(i, Group::Qkv, &[dq, dk, dv], saved.v_qkv, dx, scratch);
         let (x, rstd, norm) = (saved.residual, saved.rstd, Norm::Input(i));
         if u.is_some() {
@@ -323,7 +323,14 @@ impl Builder<'_> {
             self.grad_down(i, Group::Qkv, u, h, scratch);
         }
         if let Some(dx) = dx {
-            self.p.push(Op::NormBackward { x, norm, rstd, dy: dx, dx: d_residual, gathered: false });
+            self.p.push(Op::NormBackward {
+                x,
+                norm,
+                rstd,
+                dy: dx,
+                dx: d_residual,
+                gathered: false,
+            });
         }
     }
 

@@ -115,11 +115,8 @@ impl<E: Element> AdapterCopy<E> {
         if let Some(path) = by_path.into_keys().min() {
             return Err(LayoutError::UnknownModule { path: path.to_string() });
         }
-        let mut copy = Self {
-            scale: adapter.config.scale(),
-            groups,
-            data: vec![E::from_f32(0.0); len],
-        };
+        let mut copy =
+            Self { scale: adapter.config.scale(), groups, data: vec![E::from_f32(0.0); len] };
         copy.update(&adapter.params);
         Ok(copy)
     }

@@ -106,7 +106,8 @@ impl<E: GemmElement> Run<'_, E> {
     fn add(&mut self, x: Buffer, residual: Buffer, out: Buffer) -> Result<(), ShapeError> {
         let len = self.n * self.config.hidden_size;
         let ([x, residual], [out]) = self.memory.borrow([x, residual], [out]);
-        let (x, residual, out) = (cut::<E>(x, len), cut::<E>(residual, len), cut_mut::<E>(out, len));
+        let (x, residual, out) =
+            (cut::<E>(x, len), cut::<E>(residual, len), cut_mut::<E>(out, len));
         self.cpu.level.vectorize(|| {
             for ((out, x), residual) in out.iter_mut().zip(x).zip(residual) {
                 *out = E::from_f32(x.to_f32() + residual.to_f32());
@@ -170,7 +171,7 @@ impl<E: GemmElement> Run<'_, E> {
     ) -> Result<(), ShapeError> {
         let n = self.n;
         let w = self.weights.layers[layer].linear(linear);
-        let slot = self.slot(layer, linear);
+        let slot = slot(self.adapter, layer, linear);
         // Without an adapter there is no V; x stands in for the borrow.
         let ([x, v], [y]) = self.memory.borrow([x, v.unwrap_or(x)], [y]);
         let lora = slot.map(|(adapter, columns, slot)| LowRank {
@@ -290,13 +291,6 @@ impl<E: GemmElement> Run<'_, E> {
         }
         Ok(())
     }
-
-    /// The slot of a linear, its adapter, and the pitch of V and U of its group.
-    fn slot(&self, layer: usize, linear: Linear) -> Option<(&AdapterCopy<E>, usize, &Slot)> {
-        let adapter = self.adapter?;
-        let group = adapter.group(layer, Group::of(linear));
-        Some((adapter, group.columns, group.slot(linear)?))
-    }
 }
 
 /// Backward ops.
@@ -370,8 +364,9 @@ impl<E: GemmElement> Run<'_, E> {
         u: Buffer,
     ) -> Result<(), ShapeError> {
         let (n, n_out) = (self.n, linear.shape(self.config).0);
-        let Some(adapter) = self.adapter else { return Ok(()) };
-        let Some((_, columns, slot)) = self.slot(layer, linear) else { return Ok(()) };
+        let Some((adapter, columns, slot)) = slot(self.adapter, layer, linear) else {
+            return Ok(());
+        };
         let (column, padded, b) = (slot.column, slot.padded(), adapter.slot_b(slot));
         let ([dy], [u]) = self.memory.borrow([dy], [u]);
         let dy = cut::<E>(dy, n * n_out);
@@ -388,10 +383,8 @@ impl<E: GemmElement> Run<'_, E> {
         scratch: GradScratch,
     ) -> Result<(), ShapeError> {
         let (n, n_out) = (self.n, linear.shape(self.config).0);
-        let Some(adapter) = self.adapter else { return Ok(()) };
-        let group = adapter.group(layer, Group::of(linear));
-        let Some(slot) = group.slot(linear) else { return Ok(()) };
-        let (columns, r) = (group.columns, slot.r);
+        let Some((_, columns, slot)) = slot(self.adapter, layer, linear) else { return Ok(()) };
+        let r = slot.r;
         let GradScratch { stack, product } = scratch;
         let ([v, dy], [stack, product]) = self.memory.borrow([v, dy], [stack, product]);
         let left = Left {
@@ -498,6 +491,17 @@ impl<E: GemmElement> Run<'_, E> {
             cut_mut(dv, kv_len),
         )
     }
+}
+
+/// The slot of a linear if it is adapted, its adapter, and the pitch of V and U of its group.
+fn slot<E: Element>(
+    adapter: Option<&AdapterCopy<E>>,
+    layer: usize,
+    linear: Linear,
+) -> Option<(&AdapterCopy<E>, usize, &Slot)> {
+    let adapter = adapter?;
+    let group = adapter.group(layer, Group::of(linear));
+    Some((adapter, group.columns, group.slot(linear)?))
 }
 
 /// `rope::forward` or `rope::backward`.
