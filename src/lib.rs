@@ -14,4 +14,5 @@ pub mod model;
 pub mod ops;
 pub mod progress;
 pub mod quant;
+pub mod rng;
 pub mod train;

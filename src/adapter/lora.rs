@@ -40,3 +40,21 @@ pub struct Adapter {
     pub modules: Vec<LoraModule>,
     pub params: Vec<f32>,
 }
+
+impl Adapter {
+    /// The tensor that element `index` of the flat parameters belongs to, by PEFT's name.
+    pub fn tensor_at(&self, index: usize) -> String {
+        let r = self.config.r;
+        for module in &self.modules {
+            for (part, start, len) in [
+                ("lora_A", module.a, r * module.in_features),
+                ("lora_B", module.b, r * module.out_features),
+            ] {
+                if (start..start + len).contains(&index) {
+                    return format!("{}.{part}.weight", module.path);
+                }
+            }
+        }
+        format!("element {index}")
+    }
+}

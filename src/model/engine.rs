@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::batch::MicroBatch;
 use super::kv_cache::KvCache;
 use super::llama::{self, Kind, LlamaProgram};
 use super::lora_layout::{AdapterCopy, LayoutError};
@@ -9,7 +10,6 @@ use super::program::Group;
 use super::run::Run;
 use super::weights::Weights;
 use crate::adapter::Adapter;
-use crate::data::batch::MicroBatch;
 use crate::device::cpu::{Cpu, GemmElement};
 use crate::device::memory::{Memory, Placement};
 use crate::ops::{ShapeError, rope};

@@ -1,9 +1,11 @@
 //! Architectures, weights in, forward and backward of a decoder.
 
 pub mod cache;
+pub mod batch;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod generate;
 #[cfg(feature = "gguf")]
 pub mod gguf;
 pub mod hash;

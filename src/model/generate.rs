@@ -1,0 +1,239 @@
+//! Generation: batched decoding over a KV cache, greedy or sampled.
+//!
+//! Rows share every run: a row that has finished makes room for the next prompt at once, and
+//! prompts are read in pieces beside the rows that already decode. A row's tokens do not depend on
+//! what else is in the batch.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::engine::{Engine, EngineError, Inputs};
+use super::kv_cache::KvCache;
+use super::llama::Kind;
+use super::weights::Weights;
+use crate::adapter::Adapter;
+use crate::device::cpu::{Cpu, GemmElement};
+use crate::device::memory::Placement;
+use crate::rng::Rng;
+
+/// How the next token is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0: greedy (ties go to the lower id), and the rest is ignored.
+    pub temperature: f64,
+    /// Only the k most likely tokens; 0: all.
+    pub top_k: usize,
+    /// Only the smallest set of tokens with this probability together; 1: all.
+    pub top_p: f64,
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// Always the most likely token.
+    pub const GREEDY: Sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
+}
+
+/// When a row ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits<'a> {
+    pub max_new_tokens: usize,
+    /// Tokens that end a row; the stop token itself is not part of the answer.
+    pub stop_ids: &'a [u32],
+}
+
+/// Generation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("prompt {row} is empty")]
+    EmptyPrompt { row: usize },
+    #[error(
+        "prompt {row} has {tokens} tokens and {max_new_tokens} new ones were asked for, \
+         the cache holds {capacity}"
+    )]
+    TooLong { row: usize, tokens: usize, max_new_tokens: usize, capacity: usize },
+    #[error("the logits of row {row} hold a NaN")]
+    NonFinite { row: usize },
+}
+
+/// A model that generates, `rows` sequences at a time.
+pub struct Generator<E> {
+    engine: Engine<E>,
+    cache: KvCache<E>,
+}
+
+/// A sequence in progress.
+struct Row {
+    prompt: usize,
+    /// Tokens still to be read: the prompt's rest, or the last one generated.
+    pending: VecDeque<u32>,
+}
+
+impl<E: GemmElement> Generator<E> {
+    /// Plans memory for `rows` sequences of at most `capacity` tokens (prompt and answer).
+    pub fn new(
+        cpu: Arc<Cpu>,
+        weights: Arc<Weights>,
+        adapter: Option<&Adapter>,
+        rows: usize,
+        capacity: usize,
+    ) -> Result<Self, EngineError> {
+        /// Prompt tokens read in one run, beside a token of each decoding row.
+        const PREFILL: usize = 256;
+        let cache = KvCache::new(&weights.config, rows, capacity);
+        let kind = Kind::Generate { tokens: rows + PREFILL, rows };
+        let engine = Engine::new(cpu, weights, adapter, kind, Placement::Packed)?;
+        Ok(Self { engine, cache })
+    }
+
+    /// Continues every prompt. `on_token(prompt, token)` hears each new token at once.
+    pub fn generate(
+        &mut self,
+        prompts: &[Vec<u32>],
+        sampling: &Sampling,
+        limits: &Limits<'_>,
+        on_token: &mut dyn FnMut(usize, u32),
+    ) -> Result<Vec<Vec<u32>>, GenerateError> {
+        self.check(prompts, limits)?;
+        let mut answers: Vec<Vec<u32>> = vec![Vec::new(); prompts.len()];
+        if limits.max_new_tokens == 0 {
+            return Ok(answers);
+        }
+        let mut waiting = 0..prompts.len();
+        let mut rows: Vec<Option<Row>> = (0..self.cache.rows()).map(|_| None).collect();
+        loop {
+            for (slot, row) in rows.iter_mut().enumerate() {
+                if row.is_none()
+                    && let Some(prompt) = waiting.next()
+                {
+                    self.cache.clear(slot);
+                    *row = Some(Row { prompt, pending: prompts[prompt].iter().copied().collect() });
+                }
+            }
+            if rows.iter().all(Option::is_none) {
+                return Ok(answers);
+            }
+            let ready = self.run(&mut rows)?;
+            let vocab = self.engine.weights().config.vocab_size;
+            let logits = self.engine.logits();
+            for (&slot, logits) in ready.iter().zip(logits.chunks_exact(vocab)) {
+                let Some(row) = &mut rows[slot] else { continue };
+                let answer = &mut answers[row.prompt];
+                let place = ((row.prompt as u64) << 32) | answer.len() as u64;
+                let token = sample(logits, sampling, place)
+                    .ok_or(GenerateError::NonFinite { row: row.prompt })?;
+                let stop = limits.stop_ids.contains(&token);
+                if !stop {
+                    answer.push(token);
+                    on_token(row.prompt, token);
+                    row.pending.push_back(token);
+                }
+                if stop || answer.len() == limits.max_new_tokens {
+                    rows[slot] = None;
+                }
+            }
+        }
+    }
+
+    fn check(&self, prompts: &[Vec<u32>], limits: &Limits<'_>) -> Result<(), GenerateError> {
+        let capacity = self.cache.capacity();
+        for (row, prompt) in prompts.iter().enumerate() {
+            let (tokens, max_new_tokens) = (prompt.len(), limits.max_new_tokens);
+            if tokens == 0 {
+                return Err(GenerateError::EmptyPrompt { row });
+            }
+            if tokens + max_new_tokens > capacity {
+                return Err(GenerateError::TooLong { row, tokens, max_new_tokens, capacity });
+            }
+        }
+        Ok(())
+    }
+
+    /// One run over what the rows have pending, as far as it fits. Returns the slots whose next
+    /// token can be chosen, in the order of the logits.
+    fn run(&mut self, rows: &mut [Option<Row>]) -> Result<Vec<usize>, EngineError> {
+        let mut room = self.engine.capacity();
+        let mut counts = vec![0; rows.len()];
+        // Rows that decode go first, so that a long prompt never holds them up.
+        for decoding in [true, false] {
+            for (count, row) in counts.iter_mut().zip(rows.iter()) {
+                let pending = row.as_ref().map_or(0, |row| row.pending.len());
+                if (pending == 1) == decoding {
+                    *count = pending.min(room);
+                    room -= *count;
+                }
+            }
+        }
+        let (mut tokens, mut position_ids, mut positions) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut cu_seqlens, mut ready) = (vec![0], Vec::new());
+        for (slot, row) in rows.iter_mut().enumerate() {
+            if let Some(row) = row {
+                let start = self.cache.lens()[slot];
+                position_ids.extend(start..start + counts[slot] as u32);
+                tokens.extend(row.pending.drain(..counts[slot]));
+                if row.pending.is_empty() && counts[slot] > 0 {
+                    positions.push(tokens.len() as u32 - 1);
+                    ready.push(slot);
+                }
+            }
+            cu_seqlens.push(tokens.len() as u32);
+        }
+        let inputs = Inputs {
+            tokens: &tokens,
+            position_ids: &position_ids,
+            cu_seqlens: &cu_seqlens,
+            positions: &positions,
+            targets: &[],
+            loss_scale: 0.0,
+        };
+        self.engine.execute(&inputs, Some(&mut self.cache))?;
+        self.cache.advance(&cu_seqlens);
+        Ok(ready)
+    }
+}
+
+/// Chooses a token; `None` when a logit is NaN.
+fn sample(logits: &[f32], sampling: &Sampling, place: u64) -> Option<u32> {
+    let mut best = 0;
+    for (i, &x) in logits.iter().enumerate() {
+        if x.is_nan() {
+            return None;
+        }
+        if x > logits[best] {
+            best = i;
+        }
+    }
+    if sampling.temperature <= 0.0 || sampling.top_k == 1 {
+        return Some(best as u32);
+    }
+    let max = f64::from(logits[best]);
+    let mut weights: Vec<(u32, f64)> = logits
+        .iter()
+        .enumerate()
+        .map(|(i, &x)| (i as u32, ((f64::from(x) - max) / sampling.temperature).exp()))
+        .collect();
+    // Most likely first, equal ones by id, so that the cut is the same everywhere.
+    weights.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    if sampling.top_k > 0 {
+        weights.truncate(sampling.top_k);
+    }
+    let total: f64 = weights.iter().map(|(_, w)| w).sum();
+    let mut kept = 0.0;
+    let mut count = 0;
+    for (_, w) in &weights {
+        kept += w;
+        count += 1;
+        if kept >= sampling.top_p * total {
+            break;
+        }
+    }
+    let mut left = Rng::new(&[sampling.seed]).unit(place) * kept;
+    for &(token, w) in &weights[..count] {
+        left -= w;
+        if left < 0.0 {
+            return Some(token);
+        }
+    }
+    weights[..count].last().map(|&(token, _)| token)
+}

@@ -1,0 +1,172 @@
+//! The training step: micro-batches in, one update of the adapter out.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::adapter::Adapter;
+use crate::device::cpu::{Cpu, GemmElement};
+use crate::device::memory::Placement;
+use crate::model::batch::MicroBatch;
+use crate::model::llama::Kind;
+use crate::model::weights::Weights;
+use crate::model::{Engine, EngineError};
+use crate::ops::{ShapeError, adamw, reduce};
+
+/// What stays the same from step to step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TrainerOptions {
+    /// Most tokens of a micro-batch.
+    pub micro_batch_tokens: usize,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this norm; infinite: never.
+    pub max_grad_norm: f64,
+    pub placement: Placement,
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// 1 for the first.
+    pub step: u64,
+    /// Mean over all loss tokens of the accumulated step, nats.
+    pub loss: f64,
+    pub lr: f64,
+    /// Before clipping.
+    pub grad_norm: f64,
+    /// Real tokens: nothing is padded.
+    pub tokens: usize,
+    pub loss_tokens: usize,
+    pub seconds: f64,
+}
+
+/// A step failed. The adapter is as it was before the step.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("updating the adapter: {0}")]
+    Shape(#[from] ShapeError),
+    #[error("step {step} has no loss token")]
+    NoLossTokens { step: u64 },
+    #[error("step {step}: the loss is {loss}")]
+    Loss { step: u64, loss: f64 },
+    #[error("step {step}: the gradient of {tensor} holds a NaN or an infinity")]
+    Gradient { step: u64, tensor: String },
+}
+
+impl StepError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            StepError::NoLossTokens { .. } => {
+                "every label of these rows is masked: look at the data's template and lengths"
+            }
+            StepError::Loss { .. } | StepError::Gradient { .. } => {
+                "the last saved adapter is intact; a lower learning_rate or max_grad_norm, or \
+                 compute_dtype = \"f32\", usually helps"
+            }
+            _ => return None,
+        };
+        Some(text.to_string())
+    }
+}
+
+/// Holds the adapter's f32 master parameters and its optimizer state.
+pub struct Trainer<E> {
+    cpu: Arc<Cpu>,
+    engine: Engine<E>,
+    adapter: Adapter,
+    m: Vec<f32>,
+    v: Vec<f32>,
+    options: TrainerOptions,
+    step: u64,
+}
+
+impl<E: GemmElement> Trainer<E> {
+    /// Plans and allocates everything before step 0.
+    pub fn new(
+        cpu: Arc<Cpu>,
+        weights: Arc<Weights>,
+        adapter: Adapter,
+        options: TrainerOptions,
+    ) -> Result<Self, EngineError> {
+        let kind = Kind::Train { tokens: options.micro_batch_tokens };
+        let engine = Engine::new(cpu.clone(), weights, Some(&adapter), kind, options.placement)?;
+        let state = vec![0.0; adapter.params.len()];
+        Ok(Self { cpu, engine, m: state.clone(), v: state, adapter, options, step: 0 })
+    }
+
+    /// The adapter as it is now.
+    pub fn adapter(&self) -> &Adapter {
+        &self.adapter
+    }
+
+    /// Steps done.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// Bytes of activations and scratch.
+    pub fn planned_bytes(&self) -> usize {
+        self.engine.planned_bytes()
+    }
+
+    /// The gradients of the last step before clipping, laid out as the adapter's parameters.
+    pub fn gradients(&mut self) -> &[f32] {
+        self.engine.grads()
+    }
+
+    /// One optimizer step over `batches`, with the learning rate `lr`.
+    ///
+    /// The loss is the mean over all loss tokens of all batches: the divisor is known from the
+    /// packing before the first of them runs.
+    pub fn step(&mut self, batches: &[MicroBatch], lr: f64) -> Result<StepReport, StepError> {
+        let start = Instant::now();
+        let step = self.step + 1;
+        let loss_tokens: usize = batches.iter().map(|batch| batch.targets.len()).sum();
+        if loss_tokens == 0 {
+            return Err(StepError::NoLossTokens { step });
+        }
+        let loss_scale = (1.0 / loss_tokens as f64) as f32;
+        self.engine.grads().fill(0.0);
+        let mut loss = 0.0;
+        for batch in batches {
+            self.engine.run(batch, loss_scale)?;
+            loss += self.engine.losses().iter().map(|&x| f64::from(x)).sum::<f64>();
+        }
+        loss /= loss_tokens as f64;
+        if !loss.is_finite() {
+            return Err(StepError::Loss { step, loss });
+        }
+        let grad_norm = self.update(step, lr)?;
+        self.step = step;
+        Ok(StepReport {
+            step,
+            loss,
+            lr,
+            grad_norm,
+            tokens: batches.iter().map(|batch| batch.tokens.len()).sum(),
+            loss_tokens,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Clips and applies the accumulated gradients. Returns their norm.
+    fn update(&mut self, step: u64, lr: f64) -> Result<f64, StepError> {
+        let grads = self.engine.grads();
+        if let Some(index) = reduce::first_non_finite(&self.cpu, grads) {
+            return Err(StepError::Gradient { step, tensor: self.adapter.tensor_at(index) });
+        }
+        let grad_norm = reduce::sum_of_squares(&self.cpu, grads).sqrt();
+        let scale = reduce::clip_scale(grad_norm, self.options.max_grad_norm);
+        let TrainerOptions { beta1, beta2, eps, weight_decay, .. } = self.options;
+        let hyper = adamw::Hyper { lr, beta1, beta2, eps, weight_decay, step };
+        let params = &mut self.adapter.params;
+        adamw::step(&self.cpu, &hyper, scale, params, grads, &mut self.m, &mut self.v)?;
+        self.engine.set_params(&self.adapter.params);
+        Ok(grad_norm)
+    }
+}
