@@ -1,7 +1,7 @@
 //! Architectures, weights in, forward and backward of a decoder.
 
-pub mod cache;
 pub mod batch;
+pub mod cache;
 pub mod config;
 pub mod engine;
 pub mod error;
