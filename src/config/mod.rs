@@ -1,1 +1,47 @@
 //! The run file: typed, documented, validated before anything loads.
+//!
+//! ```
+//! let text = "[model]\npath = 'models/smol'\n[data]\ntrain = 'train.jsonl'\n";
+//! let sets = ["train.learning_rate=1e-3".to_string()];
+//! let (run, _) = dayrun::config::parse(text, "run.toml".as_ref(), &sets)?;
+//! assert_eq!(run.train.learning_rate, 1e-3);
+//! assert_eq!(run.lora.r, 16);
+//! # Ok::<(), dayrun::config::ConfigError>(())
+//! ```
+
+mod error;
+mod keys;
+mod read;
+mod render;
+mod section;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use error::ConfigError;
+pub use keys::{Data, Eval, Lora, Model, Train};
+pub use read::{Source, load, parse};
+pub use section::Key;
+pub use values::{
+    ComputeDtype, OnRow, Paths, Quantization, ScheduleKind, TargetModules, TooLong, Warmup,
+};
+
+/// A whole run file.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct RunFile {
+    pub model: Model,
+    pub data: Data,
+    pub lora: Lora,
+    pub train: Train,
+    pub eval: Eval,
+}
+
+/// The sections' names, in the order of the file.
+pub fn sections() -> [&'static str; 5] {
+    [Model::SECTION, Data::SECTION, Lora::SECTION, Train::SECTION, Eval::SECTION]
+}
+
+/// Every key of the run file, in the order of the file.
+pub fn all_keys() -> Vec<Key> {
+    [Model::keys(), Data::keys(), Lora::keys(), Train::keys(), Eval::keys()].concat()
+}

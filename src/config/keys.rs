@@ -1,0 +1,126 @@
+//! Every key of the run file: name, type, default, what is allowed, what it means.
+
+use std::path::PathBuf;
+
+use super::section::section;
+use super::values::{
+    ComputeDtype, OnRow, Paths, Quantization, ScheduleKind, TargetModules, TooLong, Warmup,
+};
+
+section! {
+    /// The frozen base model.
+    "model" Model {
+        /// The base model: a Hugging Face directory (config.json, tokenizer.json, safetensors)
+        /// or one GGUF file. Paths are relative to the directory that dayrun is started in.
+        path: PathBuf = PathBuf::new(), "a path", |p| !p.as_os_str().is_empty(),
+            example "\"models/SmolLM2-135M-Instruct\"";
+        /// How the base's linear layers are stored. "nf4" is QLoRA's 4-bit type.
+        quantization: Quantization = Quantization::Nf4, "\"nf4\"", |_| true;
+        /// Quantise the 4-bit blocks' scales once more, to 8 bits (saves 0.37 bits a weight).
+        double_quant: bool = true, "true or false", |_| true;
+    }
+}
+
+section! {
+    /// What to learn from. JSONL files, one record a line: {"prompt": ..., "completion": ...}
+    /// or {"messages": [{"role": "user", "content": ...}, ...]}. Loss falls on completions and
+    /// on assistant turns only.
+    "data" Data {
+        /// Training files: one path or a list.
+        train: Paths = Paths::default(), "a path or a list of paths", |p| !p.0.is_empty(),
+            example "\"data/train.jsonl\"";
+        /// Held-out files for the evaluation before and after training.
+        eval: Paths = Paths::default(), "a path or a list of paths", |_| true;
+        /// The longest document, in tokens. At most train.micro_batch_tokens.
+        max_length: usize = 2048, "an integer from 2", |v| *v >= 2;
+        /// What happens to a longer document: "truncate" keeps its beginning, "split" cuts it
+        /// into documents, "error" refuses the file.
+        too_long: TooLong = TooLong::Truncate, "\"truncate\", \"split\" or \"error\"", |_| true;
+        /// What happens to a line that is not a valid record: "error" names it, "skip" counts it.
+        on_bad_row: OnRow = OnRow::Error, "\"error\" or \"skip\"", |_| true;
+        /// What happens to a row without a single token to learn from, "error" or "skip".
+        empty_rows: OnRow = OnRow::Error, "\"error\" or \"skip\"", |_| true;
+    }
+}
+
+section! {
+    /// The adapter.
+    "lora" Lora {
+        /// Rank of the adapter matrices.
+        r: usize = 16, "an integer from 1 to 1024", |v| (1..=1024).contains(v);
+        /// The adapter's output is scaled by lora_alpha / r.
+        lora_alpha: f64 = 16.0, "a finite number above 0", |v| v.is_finite() && *v > 0.0;
+        /// Scale by lora_alpha / sqrt(r) instead (rsLoRA: steadier at high ranks).
+        use_rslora: bool = false, "true or false", |_| true;
+        /// Which linear layers are adapted: "all-linear" (all but the head), or a list such as
+        /// ["q_proj", "v_proj"].
+        target_modules: TargetModules = TargetModules::AllLinear,
+            "\"all-linear\" or a list of module names", |v| v.is_valid();
+        /// Go on from this PEFT adapter directory instead of a fresh adapter. The four keys
+        /// above are then taken from it.
+        init_adapter: Option<PathBuf> = None, "a path", |_| true,
+            example "\"runs/first/adapter\"";
+    }
+}
+
+section! {
+    /// The training itself.
+    "train" Train {
+        /// Tokens of one micro-batch. Documents are packed into it without attention across
+        /// their borders, so nothing is padded.
+        micro_batch_tokens: usize = 2048, "an integer from 2 to 1048576",
+            |v| (2..=1 << 20).contains(v);
+        /// Micro-batches per update. Their loss is averaged over all their loss tokens.
+        gradient_accumulation: usize = 1, "an integer from 1", |v| *v >= 1;
+        /// Passes over the training data.
+        epochs: usize = 1, "an integer from 1", |v| *v >= 1;
+        /// Stop after this many updates, whatever `epochs` says.
+        max_steps: Option<u64> = None, "an integer from 1", |v| v.is_none_or(|v| v >= 1),
+            example "100";
+        /// The highest learning rate, reached after the warm-up.
+        learning_rate: f64 = 2e-4, "a finite number from 0", |v| v.is_finite() && *v >= 0.0;
+        /// How the rate falls after the warm-up: "cosine" or "linear" to 0, or "constant".
+        schedule: ScheduleKind = ScheduleKind::Cosine, "\"cosine\", \"linear\" or \"constant\"",
+            |_| true;
+        /// The warm-up: an integer counts updates, a number below 1 with a decimal point is a
+        /// share of all updates.
+        warmup: Warmup = Warmup::Ratio(0.03), "an integer from 0, or a number from 0.0 to below 1.0",
+            |v| v.is_valid();
+        /// AdamW's decoupled weight decay.
+        weight_decay: f64 = 0.0, "a finite number from 0", |v| v.is_finite() && *v >= 0.0;
+        /// AdamW's decay rate of the first moment.
+        adam_beta1: f64 = 0.9, "a number from 0 to below 1", |v| (0.0..1.0).contains(v);
+        /// AdamW's decay rate of the second moment.
+        adam_beta2: f64 = 0.999, "a number from 0 to below 1", |v| (0.0..1.0).contains(v);
+        /// Added to AdamW's denominator.
+        adam_eps: f64 = 1e-8, "a finite number above 0", |v| v.is_finite() && *v > 0.0;
+        /// Gradients are scaled down to this norm over all parameters; 0 turns clipping off.
+        max_grad_norm: f64 = 1.0, "a finite number from 0", |v| v.is_finite() && *v >= 0.0;
+        /// Seed of the adapter's first values and of the order of the data. The same seed on the
+        /// same machine gives the same bits.
+        seed: u64 = 0, "an integer from 0", |v| *v <= i64::MAX as u64;
+        /// Type of the activations: "bf16" (sums, statistics and loss stay in f32) or "f32".
+        compute_dtype: ComputeDtype = ComputeDtype::Bf16, "\"bf16\" or \"f32\"", |_| true;
+        /// CPU threads; 0 takes one per core. The result does not depend on it.
+        threads: usize = 0, "an integer from 0 to 1024", |v| *v <= 1024;
+        /// The adapter is saved every so many updates, and at the end; 0: only at the end.
+        save_every: u64 = 100, "an integer from 0", |v| *v <= i64::MAX as u64;
+        /// The run directory. Without it: runs/ and the run file's name.
+        out: Option<PathBuf> = None, "a path", |_| true, example "\"runs/my-run\"";
+    }
+}
+
+section! {
+    /// The evaluation on data.eval: perplexity, and the share of rows whose greedy answer is the
+    /// expected one, word for word.
+    "eval" Eval {
+        /// Evaluate the untrained model too, so that the effect can be seen.
+        before: bool = true, "true or false", |_| true;
+        /// Generate answers and compare them. Turn it off where many answers are right.
+        exact_match: bool = true, "true or false", |_| true;
+        /// The longest answer, in tokens.
+        max_new_tokens: usize = 128, "an integer from 1", |v| *v >= 1;
+        /// Rows decoded at once.
+        batch_rows: usize = 32, "an integer from 1 to 1024", |v| (1..=1024).contains(v);
+    }
+}

@@ -1,0 +1,125 @@
+//! The run file: round trips and refusals.
+
+use super::*;
+
+const SMALL: &str = "[model]\npath = 'm'\n[data]\ntrain = 'a.jsonl'\n";
+
+fn read(text: &str, sets: &[&str]) -> Result<RunFile, ConfigError> {
+    let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
+    parse(text, "run.toml".as_ref(), &sets).map(|(run, _)| run)
+}
+
+fn refusal(text: &str, sets: &[&str]) -> (String, String) {
+    let error = read(text, sets).expect_err("must be refused");
+    (error.to_string(), error.hint().unwrap_or_default())
+}
+
+#[test]
+fn resolved_reads_back_equal() {
+    let run = read(
+        SMALL,
+        &[
+            "train.learning_rate=3e-5",
+            "train.warmup=7",
+            "train.max_steps=12",
+            "lora.target_modules=[\"v_proj\", \"q_proj\"]",
+            "lora.init_adapter=some/dir",
+            "train.adam_eps=1e-9",
+            "train.out=runs/'x' \"y\"",
+            "data.eval=[\"b.jsonl\", \"c.jsonl\"]",
+        ],
+    )
+    .expect("valid");
+    assert_eq!(run.train.warmup, Warmup::Steps(7));
+    assert_eq!(run.lora.target_modules.names(), ["q_proj", "v_proj"]);
+    let again = read(&run.resolved(), &[]).expect("the resolved file is valid");
+    assert_eq!(again, run);
+    assert_eq!(again.resolved(), run.resolved());
+}
+
+#[test]
+fn the_commented_file_is_valid_and_holds_the_defaults() {
+    let run = read(&RunFile::commented(), &[]).expect("valid");
+    let mut want = RunFile::default();
+    want.model.path = run.model.path.clone();
+    want.data.train = run.data.train.clone();
+    assert_eq!(run, want);
+    for key in all_keys() {
+        assert!(!key.doc.is_empty(), "{} has no meaning", key.dotted());
+        assert!(key.default.is_some() || !key.example.is_empty(), "{}", key.dotted());
+    }
+}
+
+#[test]
+fn unknown_keys_are_refused_with_the_nearest() {
+    let (message, hint) = refusal(&format!("{SMALL}\n[train]\nlearning_rte = 1"), &[]);
+    assert_eq!(message, "unknown key `train.learning_rte`\n  at run.toml:7");
+    assert_eq!(hint, "did you mean `train.learning_rate`?");
+    assert_eq!(refusal(SMALL, &["lr=1"]).1, "did you mean `train.learning_rate`?");
+    assert_eq!(refusal(SMALL, &["train.r=1"]).1, "did you mean `lora.r`?");
+    assert_eq!(refusal(SMALL, &["lora.lora_r=1"]).1, "did you mean `lora.r`?");
+    assert_eq!(refusal(SMALL, &["trian.seed=1"]).1, "did you mean `train.seed`?");
+    assert_eq!(refusal("[trian]\nseed=1", &[]).1, "did you mean `train`?");
+    let (message, hint) = refusal(SMALL, &["train.zzqx=1"]);
+    assert_eq!(message, "unknown key `train.zzqx`\n  at --set train.zzqx=1");
+    assert!(hint.contains("dayrun init"), "{hint}");
+}
+
+#[test]
+fn wrong_values_name_line_and_key() {
+    let (message, _) = refusal(&format!("{SMALL}[train]\nlearning_rate = 'fast'"), &[]);
+    assert_eq!(
+        message,
+        "`train.learning_rate` is \"fast\", expected a finite number from 0\n  at run.toml:6"
+    );
+    for set in [
+        "train.learning_rate=nan",
+        "train.learning_rate=-1",
+        "train.epochs=0",
+        "train.epochs=1.5",
+        "train.max_steps=0",
+        "train.warmup=1.0",
+        "train.warmup=-1",
+        "train.adam_beta2=1",
+        "train.seed=-3",
+        "lora.r=0",
+        "lora.r=99999",
+        "lora.target_modules=[]",
+        "lora.target_modules=lm_head",
+        "data.too_long=drop",
+        "data.max_length=1",
+        "eval.batch_rows=0",
+        "model.quantization=nf8",
+        "model.path=",
+        "data.train=[]",
+    ] {
+        let (message, _) = refusal(SMALL, &[set]);
+        assert!(message.contains(&format!("at --set {set}")), "{set}: {message}");
+        assert!(message.contains("expected"), "{set}: {message}");
+    }
+}
+
+#[test]
+fn missing_conflicting_and_broken_files() {
+    let (message, hint) = refusal("[model]\npath = 'm'\n", &[]);
+    assert_eq!(message, "`data.train` is missing\n  at run.toml");
+    assert!(hint.contains("train = \"data/train.jsonl\""), "{hint}");
+    let (message, _) = refusal(SMALL, &["train.micro_batch_tokens=512"]);
+    assert!(message.contains("must fit in one micro-batch"), "{message}");
+    assert!(message.contains("at --set train.micro_batch_tokens=512"), "{message}");
+    let (message, _) = refusal("[model]\npath = \n", &[]);
+    assert!(message.contains("at run.toml:2"), "{message}");
+    assert!(refusal("model = 3", &[]).0.contains("is a section"));
+    assert!(refusal(SMALL, &["train=3"]).0.contains("is a section"));
+    assert!(refusal(SMALL, &["oops"]).0.contains("expected key=value"));
+}
+
+#[test]
+fn set_takes_toml_and_bare_strings() {
+    let run = read(SMALL, &["model.path=some/dir with=sign", "data.train=[\"x\",\"y\"]"]).unwrap();
+    assert_eq!(run.model.path, std::path::Path::new("some/dir with=sign"));
+    assert_eq!(run.data.train.0.len(), 2);
+    assert_eq!(read(SMALL, &["model.path=\"q\""]).unwrap().model.path, std::path::Path::new("q"));
+    // A later one wins, as does --set over the file.
+    assert_eq!(read(SMALL, &["train.seed=1", "train.seed=2"]).unwrap().train.seed, 2);
+}
