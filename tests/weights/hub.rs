@@ -1,0 +1,319 @@
+//! Hub directories: every dtype, shards, bitsandbytes, and what is refused.
+
+use std::fs;
+use std::path::Path;
+
+use dayrun::model::Error;
+use dayrun::model::config::Linear;
+use safetensors::Dtype;
+use serde_json::{Value, json};
+use tempfile::{TempDir, tempdir};
+
+use super::writer::{ODD, Stored, TINY, Tiny, stored, write_hub, write_shards};
+use super::{assert_same, bnb, load_plain, matrix_bytes, refused};
+
+fn hub(tiny: &Tiny, dtype: Dtype) -> TempDir {
+    let dir = tempdir().expect("a directory");
+    write_hub(dir.path(), &tiny.config(), &stored(dtype, &tiny.tensors()));
+    dir
+}
+
+fn with_config(edit: impl Fn(&mut Value)) -> TempDir {
+    let dir = tempdir().expect("a directory");
+    let mut config = TINY.config();
+    edit(&mut config);
+    write_hub(dir.path(), &config, &stored(Dtype::BF16, &TINY.tensors()));
+    dir
+}
+
+fn with_tensors(edit: impl Fn(&mut Vec<Stored>)) -> TempDir {
+    let dir = tempdir().expect("a directory");
+    let mut tensors = stored(Dtype::F32, &TINY.tensors());
+    edit(&mut tensors);
+    write_hub(dir.path(), &TINY.config(), &tensors);
+    dir
+}
+
+fn find<'a>(tensors: &'a mut [Stored], name: &str) -> &'a mut Stored {
+    tensors.iter_mut().find(|t| t.0 == name).expect("the tensor")
+}
+
+#[test]
+fn every_dtype_and_shards_give_the_same_bits() {
+    for tiny in [TINY, ODD] {
+        let base = load_plain(hub(&tiny, Dtype::BF16).path()).expect("loads");
+        for dtype in [Dtype::F32, Dtype::F16] {
+            assert_same(&base, &load_plain(hub(&tiny, dtype).path()).expect("loads"));
+        }
+        let dir = tempdir().expect("a directory");
+        write_shards(dir.path(), &tiny.config(), &stored(Dtype::BF16, &tiny.tensors()));
+        assert_same(&base, &load_plain(dir.path()).expect("loads"));
+    }
+}
+
+#[test]
+fn tensors_come_to_their_places() {
+    let tiny = ODD;
+    let weights = load_plain(hub(&tiny, Dtype::F16).path()).expect("loads");
+    let tensors = tiny.tensors();
+    let values = |name: &str| &tensors.iter().find(|t| t.name == name).expect("a tensor").values;
+    let dense = |name: &str, dense: &dayrun::model::weights::Dense| {
+        let got: Vec<f32> = dense.as_slice().iter().map(|x| x.to_f32()).collect();
+        assert_eq!(&got, values(name), "{name}");
+    };
+    dense("model.embed_tokens.weight", &weights.embed_tokens);
+    dense("model.norm.weight", &weights.norm);
+    dense("lm_head.weight", weights.head());
+    let layer = &weights.layers[0];
+    dense("model.layers.0.input_layernorm.weight", &layer.input_layernorm);
+    dense("model.layers.0.post_attention_layernorm.weight", &layer.post_attention_layernorm);
+    for linear in Linear::ALL {
+        let name = format!("{}.weight", linear.path(0));
+        let (rows, cols) = linear.shape(&weights.config);
+        let want = dayrun::quant::quantise(rows, cols, values(&name)).expect("quantises");
+        let want = dayrun::quant::double_quantise(want);
+        assert!(matrix_bytes(&want) == matrix_bytes(layer.linear(linear)), "{name}");
+    }
+}
+
+#[test]
+fn f32_values_are_rounded_to_bf16_before_all_else() {
+    let mut tensors = TINY.tensors();
+    for x in tensors.iter_mut().flat_map(|t| &mut t.values) {
+        *x *= 1.0 + 1e-3;
+    }
+    let load = |dtype| {
+        let dir = tempdir().expect("a directory");
+        write_hub(dir.path(), &TINY.config(), &stored(dtype, &tensors));
+        load_plain(dir.path()).expect("loads")
+    };
+    assert_same(&load(Dtype::F32), &load(Dtype::BF16));
+}
+
+#[test]
+fn bitsandbytes_directories_keep_their_bytes() {
+    let plain = load_plain(hub(&TINY, Dtype::BF16).path()).expect("loads");
+    let dir = tempdir().expect("a directory");
+    let (config, tensors) = four_bit(&plain);
+    write_shards(dir.path(), &config, &tensors);
+    assert_same(&plain, &load_plain(dir.path()).expect("loads"));
+
+    // A linear left in 16 bits (llm_int8_skip_modules) would be another model if quantised.
+    let name = "model.layers.1.mlp.up_proj.weight";
+    let mut skipped = tensors.clone();
+    skipped.retain(|t| !t.0.starts_with(name));
+    skipped.extend(stored(Dtype::BF16, &TINY.tensors()).into_iter().filter(|t| t.0 == name));
+    let dir = tempdir().expect("a directory");
+    write_hub(dir.path(), &config, &skipped);
+    refused(dir.path(), &[name, "BF16", "not supported"]);
+
+    let mut damaged = tensors.clone();
+    find(&mut damaged, &format!("{name}.absmax")).3.pop();
+    find(&mut damaged, &format!("{name}.absmax")).2[0] -= 1;
+    let dir = tempdir().expect("a directory");
+    write_hub(dir.path(), &config, &damaged);
+    refused(dir.path(), &["model.safetensors", name, "`absmax`"]);
+}
+
+fn four_bit(weights: &dayrun::model::weights::Weights) -> (Value, Vec<Stored>) {
+    let mut tensors = stored(Dtype::BF16, &TINY.tensors());
+    for (i, layer) in weights.layers.iter().enumerate() {
+        for linear in Linear::ALL {
+            let name = format!("{}.weight", linear.path(i));
+            tensors.retain(|t| t.0 != name);
+            tensors.extend(bnb::serialise(&name, layer.linear(linear)));
+        }
+    }
+    let mut config = TINY.config();
+    config["quantization_config"] = json!({
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": true,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": true,
+    });
+    (config, tensors)
+}
+
+#[test]
+fn other_models_are_refused_by_name_before_tensors_are_looked_at() {
+    for (key, value) in [
+        ("model_type", json!("mistral")),
+        ("model_type", json!("qwen2")),
+        ("model_type", json!(7)),
+        ("architectures", json!(["LlamaForSequenceClassification"])),
+        ("hidden_act", json!("gelu")),
+        ("attention_bias", json!(true)),
+        ("mlp_bias", json!(true)),
+        ("rope_scaling", json!({ "type": "linear", "factor": 2.0 })),
+        ("rope_scaling", json!({ "rope_type": "llama3", "factor": 8.0 })),
+        ("rope_parameters", json!({ "rope_type": "yarn", "rope_theta": 1e4 })),
+        ("sliding_window", json!(4096)),
+        ("quantization_config", json!({ "quant_method": "gptq", "bits": 4 })),
+        ("quantization_config", json!({ "quant_method": "bitsandbytes", "load_in_8bit": true })),
+    ] {
+        // No weights at all: the refusal comes first.
+        let dir = tempdir().expect("a directory");
+        let mut config = TINY.config();
+        config[key] = value.clone();
+        fs::write(dir.path().join("config.json"), config.to_string()).expect("writes");
+        let text = value.to_string();
+        let said = if key == "quantization_config" { "quant_method" } else { &text };
+        refused(dir.path(), &["config.json", key, said, "not supported"]);
+    }
+    let fp4 = json!({ "load_in_4bit": true, "bnb_4bit_quant_type": "fp4" });
+    let dir = with_config(|config| config["quantization_config"] = fp4.clone());
+    refused(dir.path(), &["bnb_4bit_quant_type", "fp4"]);
+}
+
+#[test]
+fn rope_as_transformers_5_writes_it_is_read() {
+    let dir = with_config(|config| {
+        config["rope_theta"] = Value::Null;
+        config["rope_parameters"] = json!({ "rope_type": "default", "rope_theta": 123456.0 });
+    });
+    assert_eq!(load_plain(dir.path()).expect("loads").config.rope_theta, 123456.0);
+}
+
+#[test]
+fn impossible_configurations_name_the_key() {
+    for (key, value) in [
+        ("model_type", Value::Null),
+        ("hidden_size", Value::Null),
+        ("vocab_size", json!(0)),
+        ("vocab_size", json!(-4)),
+        ("vocab_size", json!("many")),
+        ("intermediate_size", json!(1.5)),
+        ("num_hidden_layers", json!(u64::MAX)),
+        ("num_key_value_heads", json!(3)),
+        ("head_dim", json!(15)),
+        ("rms_norm_eps", json!(0)),
+        ("rms_norm_eps", json!("small")),
+        ("rope_theta", json!(-1)),
+        ("tie_word_embeddings", json!("yes")),
+    ] {
+        let dir = with_config(|config| config[key] = value.clone());
+        refused(dir.path(), &["config.json", &format!("`{key}`")]);
+    }
+    let dir = tempdir().expect("a directory");
+    fs::write(dir.path().join("config.json"), "{").expect("writes");
+    assert!(matches!(load_plain(dir.path()), Err(Error::Json { .. })));
+}
+
+#[test]
+fn wrong_tensors_are_named() {
+    let q = "model.layers.1.self_attn.q_proj.weight";
+    let norm = "model.layers.0.input_layernorm.weight";
+    let dir = with_tensors(|t| t.retain(|t| t.0 != q));
+    refused(dir.path(), &["model.safetensors", q, "missing"]);
+    let dir = with_tensors(|t| find(t, q).2 = vec![32, 128]);
+    refused(dir.path(), &[q, "[32, 128]", "[64, 64]"]);
+    let dir = with_tensors(|t| find(t, q).1 = Dtype::I32);
+    refused(dir.path(), &[q, "I32"]);
+    let dir = with_tensors(|t| find(t, norm).2 = vec![1, 64]);
+    refused(dir.path(), &[norm, "[1, 64]"]);
+    let bias = "model.layers.1.self_attn.q_proj.bias";
+    let dir = with_tensors(|t| t.push((bias.into(), Dtype::F32, vec![64], vec![0; 256])));
+    refused(dir.path(), &[bias, "no place"]);
+    // An untied model without its head.
+    let dir = with_config(|config| config["tie_word_embeddings"] = json!(false));
+    refused(dir.path(), &["lm_head.weight", "missing"]);
+}
+
+#[test]
+fn tensors_that_change_nothing_are_left_out() {
+    let base = load_plain(hub(&TINY, Dtype::F32).path()).expect("loads");
+    let dir = with_tensors(|tensors| {
+        let inv = "model.layers.0.self_attn.rotary_emb.inv_freq".to_string();
+        tensors.push((inv, Dtype::F32, vec![8], vec![0; 32]));
+        let mut head = tensors[0].clone();
+        head.0 = "lm_head.weight".into();
+        tensors.push(head);
+    });
+    assert_same(&base, &load_plain(dir.path()).expect("loads"));
+}
+
+#[test]
+fn a_value_that_is_not_finite_is_named() {
+    for name in [
+        "model.layers.1.mlp.down_proj.weight",
+        "model.layers.0.post_attention_layernorm.weight",
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+    ] {
+        for (dtype, bad) in
+            [(Dtype::F32, f32::NAN), (Dtype::BF16, f32::INFINITY), (Dtype::F32, f32::MAX)]
+        {
+            let mut tensors = TINY.tensors();
+            let tensor = tensors.iter_mut().find(|t| t.name == name).expect("the tensor");
+            tensor.values[33] = bad;
+            let dir = tempdir().expect("a directory");
+            write_hub(dir.path(), &TINY.config(), &stored(dtype, &tensors));
+            refused(dir.path(), &["model.safetensors", name, "element 33"]);
+        }
+    }
+}
+
+#[test]
+fn a_shard_index_that_is_wrong_is_named() {
+    let shards = || {
+        let dir = tempdir().expect("a directory");
+        write_shards(dir.path(), &TINY.config(), &stored(Dtype::BF16, &TINY.tensors()));
+        dir
+    };
+    let edit = |dir: &Path, edit: &dyn Fn(&mut Value)| {
+        let path = dir.join("model.safetensors.index.json");
+        let mut index = serde_json::from_slice(&fs::read(&path).expect("reads")).expect("JSON");
+        edit(&mut index);
+        fs::write(path, index.to_string()).expect("writes");
+    };
+    let dir = shards();
+    edit(dir.path(), &|index| index["weight_map"]["model.norm.weight"] = json!("../x.safetensors"));
+    refused(dir.path(), &["index.json", "../x.safetensors"]);
+    let dir = shards();
+    edit(dir.path(), &|index| {
+        index["weight_map"]["nowhere"] = json!("model-00001-of-00004.safetensors")
+    });
+    refused(dir.path(), &["index.json", "`nowhere`"]);
+    let dir = shards();
+    edit(dir.path(), &|index| index["weight_map"] = json!([]));
+    refused(dir.path(), &["index.json"]);
+    let dir = shards();
+    fs::remove_file(dir.path().join("model-00002-of-00004.safetensors")).expect("removes");
+    refused(dir.path(), &["model-00002-of-00004.safetensors"]);
+    let dir = tempdir().expect("a directory");
+    fs::write(dir.path().join("config.json"), TINY.config().to_string()).expect("writes");
+    refused(dir.path(), &["model.safetensors"]);
+}
+
+#[test]
+fn a_source_that_is_no_model_is_named() {
+    let dir = tempdir().expect("a directory");
+    refused(&dir.path().join("absent"), &["absent"]);
+    refused(dir.path(), &["config.json"]);
+    let file = dir.path().join("model.bin");
+    fs::write(&file, "x").expect("writes");
+    refused(&file, &["model.bin", ".gguf"]);
+}
+
+#[test]
+fn truncated_and_flipped_safetensors_never_panic() {
+    let tiny =
+        Tiny { vocab: 3, hidden: 4, inner: 5, layers: 1, heads: 1, kv: 1, head_dim: 4, ..TINY };
+    let dir = hub(&tiny, Dtype::BF16);
+    let file = dir.path().join("model.safetensors");
+    let whole = fs::read(&file).expect("reads");
+    load_plain(dir.path()).expect("loads");
+    for len in 0..whole.len() {
+        fs::write(&file, &whole[..len]).expect("writes");
+        assert!(load_plain(dir.path()).is_err(), "{len} of {} bytes load", whole.len());
+    }
+    let header = 8 + u64::from_le_bytes(whole[..8].try_into().expect("8 bytes")) as usize;
+    for at in 0..header {
+        for bit in [0, 3, 6] {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << bit;
+            fs::write(&file, &flipped).expect("writes");
+            let _ = load_plain(dir.path()); // an error or, in padding, a load: no panic
+        }
+    }
+}
