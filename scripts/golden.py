@@ -1,0 +1,48 @@
+"""Makes the files under tests/golden from transformers, PEFT and bitsandbytes.
+
+    python -m venv VENV && VENV/bin/pip install -r scripts/requirements-golden.txt
+    VENV/bin/python scripts/golden.py nf4       # NF4 and double quantisation
+    VENV/bin/python scripts/golden.py tiny      # two small random Llamas: logits, gradients, losses
+    VENV/bin/python scripts/golden.py smollm2 PATH.gguf   # logits of SmolLM2-135M-Instruct
+
+Runs on a CPU in a few minutes, from fixed seeds. What it prints (distances of planted mistakes,
+quirks of bitsandbytes) is recorded in docs/LOG.md. tests/golden_nf4.rs and tests/golden_model.rs
+read the files; CI never runs this script.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TORCHDYNAMO_DISABLE"] = "1"  # bitsandbytes compiles its portable decoder
+
+GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("nf4", help="NF4 and double quantisation")
+    commands.add_parser("tiny", help="two small random Llamas")
+    smollm2 = commands.add_parser("smollm2", help="SmolLM2-135M-Instruct")
+    smollm2.add_argument("gguf", type=Path)
+    args = parser.parse_args()
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    if args.command == "nf4":
+        import golden_nf4
+
+        golden_nf4.make(GOLDEN / "nf4.safetensors", print)
+    elif args.command == "tiny":
+        import golden_tiny
+
+        golden_tiny.make(GOLDEN, print)
+    else:
+        import golden_smollm2
+
+        golden_smollm2.make(args.gguf, GOLDEN / "smollm2.safetensors", print)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+//! NF4 against bitsandbytes: tests/golden/nf4.safetensors, made by scripts/golden.py.
+
+mod common;
+
+use common::assert_same_bits;
+use dayrun::device::bytes::Bytes;
+use dayrun::quant::bnb::{self, RawTensor};
+use dayrun::quant::{Absmax, DYNAMIC_MAP, Nf4Matrix, double_quantise, nf4, quantise};
+use half::bf16;
+use safetensors::{Dtype, SafeTensors};
+
+/// Matrices in the file beside `nested`.
+const CASES: [&str; 8] =
+    ["random", "outliers", "zeros", "thresholds", "straddle", "tail", "odd", "bf16"];
+
+struct Golden(Vec<u8>);
+
+impl Golden {
+    fn open() -> Self {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/nf4.safetensors");
+        Golden(std::fs::read(path).unwrap())
+    }
+
+    fn find(&self, name: &str) -> Option<RawTensor> {
+        let tensors = SafeTensors::deserialize(&self.0).unwrap();
+        let view = tensors.tensor(name).ok()?;
+        let data = Bytes::from(view.data().to_vec());
+        Some(RawTensor { dtype: view.dtype(), shape: view.shape().to_vec(), data })
+    }
+
+    fn raw(&self, name: &str) -> RawTensor {
+        self.find(name).unwrap_or_else(|| panic!("no tensor `{name}`"))
+    }
+
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        self.raw(name).data.to_vec()
+    }
+
+    /// Values as f32, exactly.
+    fn floats(&self, name: &str) -> Vec<f32> {
+        let raw = self.raw(name);
+        match raw.dtype {
+            Dtype::F32 => raw.data.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+            Dtype::BF16 => {
+                raw.data.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect()
+            }
+            dtype => panic!("{name}: {dtype:?}"),
+        }
+    }
+
+    fn shape(&self, name: &str) -> (usize, usize) {
+        match self.raw(name).shape[..] {
+            [rows, cols] => (rows, cols),
+            ref shape => panic!("{name}: {shape:?}"),
+        }
+    }
+}
+
+fn values(matrix: &Nf4Matrix) -> Vec<f32> {
+    (0..matrix.rows * matrix.cols).map(|i| matrix.value(i)).collect()
+}
+
+fn plain(absmax: &Absmax) -> &[f32] {
+    match absmax {
+        Absmax::Plain(absmax) => absmax,
+        Absmax::Nested { .. } => panic!("nested"),
+    }
+}
+
+#[test]
+fn the_tables_are_bitsandbytes_tables() {
+    let golden = Golden::open();
+    assert_same_bits("codebook", &nf4::CODEBOOK, &golden.floats("codebook"));
+    assert_same_bits("dynamic map", &DYNAMIC_MAP, &golden.floats("dynamic_map"));
+}
+
+/// Codes and scales by the CUDA rule, and bitsandbytes' own except in blocks of zeros, where its CPU
+/// build writes code 7 and its CUDA kernels code 0.
+#[test]
+fn codes_and_scales_are_those_of_bitsandbytes() {
+    let golden = Golden::open();
+    for case in CASES {
+        let (rows, cols) = golden.shape(&format!("{case}.x"));
+        let got = quantise(rows, cols, &golden.floats(&format!("{case}.x"))).unwrap();
+        assert_same_bits(case, &got.codes, &golden.bytes(&format!("{case}.rule_codes")));
+        let rule = golden.floats(&format!("{case}.rule_absmax"));
+        assert_same_bits(case, plain(&got.absmax), &rule);
+        let own = Nf4Matrix {
+            codes: Bytes::from(golden.bytes(&format!("{case}.codes"))),
+            absmax: Absmax::Plain(golden.floats(&format!("{case}.absmax")).into()),
+            ..got
+        };
+        let mut zeros = 0;
+        for i in 0..rows * cols {
+            if rule[i / nf4::BLOCK] == 0.0 {
+                zeros += 1;
+                assert_eq!((own.code(i), got.code(i)), (7, 0), "{case}: element {i}");
+            } else {
+                assert_eq!(own.code(i), got.code(i), "{case}: element {i}");
+            }
+        }
+        assert_eq!(zeros, if case == "zeros" { 256 } else { 0 }, "{case}");
+    }
+}
+
+/// f32 to the bit, bf16 by one rounding of it, the sign of a zero included.
+#[test]
+fn decoded_values_are_those_of_bitsandbytes() {
+    let golden = Golden::open();
+    for case in CASES {
+        let (rows, cols) = golden.shape(&format!("{case}.x"));
+        let matrix = Nf4Matrix {
+            rows,
+            cols,
+            codes: Bytes::from(golden.bytes(&format!("{case}.codes"))),
+            absmax: Absmax::Plain(golden.floats(&format!("{case}.absmax")).into()),
+        };
+        same_values(&golden, case, &matrix);
+    }
+}
+
+fn same_values(golden: &Golden, case: &str, matrix: &Nf4Matrix) {
+    let got = values(matrix);
+    assert_same_bits(case, &got, &golden.floats(&format!("{case}.f32")));
+    let rounded: Vec<f32> = got.iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
+    assert_same_bits(case, &rounded, &golden.floats(&format!("{case}.bf16")));
+}
+
+/// A doubly quantised weight as bitsandbytes serialises it gives the values bitsandbytes gives.
+#[test]
+fn a_serialised_weight_decodes_to_the_same_bits() {
+    let golden = Golden::open();
+    let (rows, cols) = golden.shape("nested.x");
+    let packed = golden.raw("nested.weight");
+    let read = |drop: &str| {
+        bnb::read(rows, cols, &packed, |suffix| {
+            (suffix != drop).then(|| golden.find(&format!("nested.weight.{suffix}"))).flatten()
+        })
+    };
+    let matrix = read("").unwrap();
+    assert!(matches!(matrix.absmax, Absmax::Nested { .. }));
+    same_values(&golden, "nested", &matrix);
+    assert!(read("nested_quant_map").is_err());
+}
+
+/// The nested level, by the CUDA rule: its codes are computed from the rule in scripts/nf4_rule.py,
+/// because bitsandbytes' CPU build takes them from another table.
+#[test]
+fn double_quantisation_follows_the_cuda_rule() {
+    let golden = Golden::open();
+    let (rows, cols) = golden.shape("nested.x");
+    let first = quantise(rows, cols, &golden.floats("nested.x")).unwrap();
+    assert_same_bits("codes", &first.codes, &golden.bytes("nested.rule_codes"));
+    assert_same_bits("absmax", plain(&first.absmax), &golden.floats("nested.rule_absmax"));
+    let Absmax::Nested { codes, absmax2, offset, map } = double_quantise(first).absmax else {
+        panic!("not nested")
+    };
+    assert_same_bits("offset", &[offset], &golden.floats("nested.rule_offset"));
+    assert_same_bits("absmax2", &absmax2, &golden.floats("nested.rule_nested_absmax"));
+    assert_same_bits("nested codes", &codes, &golden.bytes("nested.rule_nested_codes"));
+    assert_same_bits("map", &map, &DYNAMIC_MAP);
+}
+
+/// The goldens would notice: a code one off, a scale one ulp off, two nibbles swapped.
+#[test]
+fn planted_mistakes_are_seen() {
+    let golden = Golden::open();
+    let (rows, cols) = golden.shape("random.x");
+    let want = golden.floats("random.f32");
+    let codes = golden.bytes("random.codes");
+    let absmax = golden.floats("random.absmax");
+    let decode = |codes: Vec<u8>, absmax: Vec<f32>| {
+        let absmax = Absmax::Plain(absmax.into());
+        values(&Nf4Matrix { rows, cols, codes: Bytes::from(codes), absmax })
+    };
+    assert!(decode(codes.clone(), absmax.clone()) == want);
+    let swapped = codes.iter().map(|b| b.rotate_left(4)).collect();
+    assert!(decode(swapped, absmax.clone()) != want);
+    let mut one_off = codes.clone();
+    one_off[7] ^= 1;
+    assert!(decode(one_off, absmax.clone()) != want);
+    let mut ulp = absmax;
+    ulp[3] = ulp[3].next_up();
+    assert!(decode(codes, ulp) != want);
+}
