@@ -17,6 +17,8 @@ pub mod lora_layout;
 mod parts;
 pub mod program;
 mod run;
+#[cfg(feature = "cli")]
+pub mod source;
 pub mod weights;
 
 pub use cache::default_dir as default_cache_dir;
