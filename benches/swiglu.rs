@@ -1,3 +1,58 @@
-//! swiglu: timing.
+//! swiglu: timing, beside a plain loop with the standard library's exp.
 
-fn main() {}
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::time::Duration;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use dayrun::device::cpu::{Cpu, Element};
+use dayrun::ops::swiglu::{backward, forward, reference};
+use half::bf16;
+
+use common::{DType, Rng, Tol, assert_close, cast, nan};
+
+fn naive<E: Element>(gate: &[E], up: &[E], h: &mut [E]) {
+    for i in 0..gate.len() {
+        let g = gate[i].to_f32();
+        let silu = E::from_f32(g / (1.0 + (-g).exp()));
+        h[i] = E::from_f32(silu.to_f32() * up[i].to_f32());
+    }
+}
+
+/// 1024 tokens of the demo model's inner width.
+fn bench<E: Element + Into<f64>>(c: &mut Criterion) {
+    let n = 1024 * 1536;
+    let cpu = Cpu::new(0);
+    let mut rng = Rng::new(1);
+    let (wide_gate, wide_up) = (rng.values(n, 2.0), rng.values(n, 1.0));
+    let (gate, up) = (cast::<E>(&wide_gate), cast::<E>(&wide_up));
+    let dh = cast::<E>(&rng.values(n, 1.0));
+    let mut h = nan::<E>(n);
+    let want = reference::forward(&wide_gate, &wide_up);
+    let tol = Tol::new(DType::of::<E>()).rounds(2).steps(5);
+    naive(&gate, &up, &mut h);
+    assert_close("naive h", &h, &want, tol);
+    forward(&cpu, &gate, &up, &mut h).unwrap();
+    assert_close("swiglu.h", &h, &want, tol);
+
+    let mut group = c.benchmark_group(format!("swiglu/{}", E::NAME));
+    group.sample_size(20).measurement_time(Duration::from_secs(2));
+    // Forward reads two arrays and writes one; backward reads and writes three.
+    let array = (n * size_of::<E>()) as u64;
+    group.throughput(Throughput::Bytes(3 * array));
+    group.bench_function("forward", |b| b.iter(|| forward(&cpu, &gate, &up, &mut h).unwrap()));
+    group.bench_function("plain loop, one thread", |b| b.iter(|| naive(&gate, &up, &mut h)));
+    group.throughput(Throughput::Bytes(6 * array));
+    group.bench_function("backward", |b| {
+        b.iter_batched_ref(
+            || (gate.clone(), up.clone(), dh.clone()),
+            |(gate, up, dh)| backward(&cpu, gate, up, dh).unwrap(),
+            BatchSize::LargeInput,
+        );
+    });
+    group.finish();
+}
+
+criterion_group!(benches, bench::<f32>, bench::<bf16>);
+criterion_main!(benches);
