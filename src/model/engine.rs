@@ -1,6 +1,7 @@
 //! Runs a program: one frozen base, one adapter, memory planned, a batch at a time.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::batch::MicroBatch;
 use super::kv_cache::KvCache;
@@ -67,6 +68,10 @@ pub struct Engine<E> {
     /// f32 gradients, laid out as [`Adapter::params`]; empty unless training.
     grads: Vec<f32>,
     loss_rows: usize,
+    /// Seconds per kind of op since the engine was made.
+    times: Vec<(&'static str, f64)>,
+    /// Which entry of `times` each op counts under.
+    kinds: Vec<usize>,
 }
 
 impl<E: GemmElement> Engine<E> {
@@ -91,7 +96,27 @@ impl<E: GemmElement> Engine<E> {
             (Kind::Train { .. }, Some(adapter)) => vec![0.0; adapter.params.len()],
             _ => Vec::new(),
         };
-        Ok(Self { cpu, weights, adapter: copy, rope, plan, kind, memory, grads, loss_rows: 0 })
+        let mut times: Vec<(&'static str, f64)> = Vec::new();
+        let mut kind_of = |name: &'static str| {
+            times.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
+                times.push((name, 0.0));
+                times.len() - 1
+            })
+        };
+        let kinds = plan.program.ops.iter().map(|op| kind_of(op.name())).collect();
+        Ok(Self {
+            cpu,
+            weights,
+            adapter: copy,
+            rope,
+            plan,
+            kind,
+            memory,
+            grads,
+            loss_rows: 0,
+            times,
+            kinds,
+        })
     }
 
     /// Bytes of planned memory (activations and scratch).
@@ -106,6 +131,11 @@ impl<E: GemmElement> Engine<E> {
                 tokens
             }
         }
+    }
+
+    /// Seconds spent in each kind of op since the engine was made, in order of first use.
+    pub fn times(&self) -> &[(&'static str, f64)] {
+        &self.times
     }
 
     /// The base it runs on.
@@ -162,7 +192,7 @@ impl<E: GemmElement> Engine<E> {
             return Err(EngineError::TooManyRows { got, capacity: rows });
         }
         self.loss_rows = inputs.positions.len();
-        let Self { cpu, weights, adapter, rope, plan, memory, grads, .. } = self;
+        let Self { cpu, weights, adapter, rope, plan, memory, grads, times, kinds, .. } = self;
         let mut run = Run {
             cpu,
             weights,
@@ -177,9 +207,11 @@ impl<E: GemmElement> Engine<E> {
         };
         // One entry into the pool for the whole step.
         cpu.install(|| {
-            for (tick, op) in plan.program.ops.iter().enumerate() {
+            for (tick, (op, &kind)) in plan.program.ops.iter().zip(kinds.iter()).enumerate() {
+                let start = Instant::now();
                 run.memory.begin(tick);
                 run.op(op, cache.as_deref_mut())?;
+                times[kind].1 += start.elapsed().as_secs_f64();
             }
             Ok(())
         })

@@ -129,6 +129,30 @@ pub struct AttentionBackward {
 }
 
 impl Op {
+    /// The name under which the op's time is counted.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Embedding { .. } => "embedding",
+            Op::Add { .. } => "add",
+            Op::Norm { .. } | Op::AddNorm { .. } => "rms_norm",
+            Op::LoraDown { .. } => "lora_down",
+            Op::Linear { .. } => "nf4_linear",
+            Op::Rope { .. } => "rope",
+            Op::Attention { .. } => "attention",
+            Op::CachedAttention { .. } => "attention (cached)",
+            Op::Swiglu { .. } => "swiglu",
+            Op::Gather { .. } | Op::Scatter { .. } | Op::Zero { .. } => "gather",
+            Op::Loss { .. } | Op::Logits { .. } => "head and loss",
+            Op::NormBackward { .. } => "rms_norm backward",
+            Op::LoraDownBackward { .. } => "lora_down backward",
+            Op::LoraGradUp { .. } | Op::LoraGradDown { .. } => "lora_grad",
+            Op::LinearBackward { .. } => "nf4_linear backward",
+            Op::SwigluBackward { .. } => "swiglu backward",
+            Op::AttentionBackward(..) => "attention backward",
+            Op::RopeBackward { .. } => "rope backward",
+        }
+    }
+
     /// Every buffer the op reads or writes.
     fn buffers(&self) -> Vec<Buffer> {
         match self {

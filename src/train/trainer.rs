@@ -114,6 +114,11 @@ impl<E: GemmElement> Trainer<E> {
         self.engine.planned_bytes()
     }
 
+    /// Seconds spent in each kind of op so far.
+    pub fn times(&self) -> &[(&'static str, f64)] {
+        self.engine.times()
+    }
+
     /// The gradients of the last step before clipping, laid out as the adapter's parameters.
     pub fn gradients(&mut self) -> &[f32] {
         self.engine.grads()
