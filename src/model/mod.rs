@@ -19,6 +19,7 @@ pub mod program;
 mod run;
 #[cfg(feature = "cli")]
 pub mod source;
+pub mod tokenizer;
 pub mod weights;
 
 pub use cache::default_dir as default_cache_dir;
