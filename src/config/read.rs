@@ -108,7 +108,10 @@ fn lay_over(table: &mut toml::Table, set: &str, source: &mut Source) -> Result<(
     match table.entry(section).or_insert_with(|| Value::Table(toml::Table::new())) {
         Value::Table(section) => section.insert(name.to_string(), value),
         _ => {
-            return Err(ConfigError::NotASection { key: section.into(), at: source.place(section) });
+            return Err(ConfigError::NotASection {
+                key: section.into(),
+                at: source.place(section),
+            });
         }
     };
     Ok(())
