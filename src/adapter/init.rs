@@ -1,0 +1,125 @@
+//! A fresh adapter: layout, and first values that depend only on the seed and the module's path.
+
+use sha2::{Digest, Sha256};
+
+use super::lora::{Adapter, LoraConfig, LoraModule};
+use crate::model::config::{Linear, LlamaConfig};
+
+impl LoraModule {
+    /// Lays the given modules of a model out in one flat vector: A `[r, in]`, then B `[out, r]`,
+    /// module by module. Returns the vector's length too; `None` when it overflows.
+    pub(super) fn layout(
+        modules: &[(usize, Linear)],
+        r: usize,
+        model: &LlamaConfig,
+    ) -> Option<(Vec<LoraModule>, usize)> {
+        let mut out = Vec::with_capacity(modules.len());
+        let mut end = 0usize;
+        for &(layer, linear) in modules {
+            let (out_features, in_features) = linear.shape(model);
+            let a = end;
+            let b = a.checked_add(r.checked_mul(in_features)?)?;
+            end = b.checked_add(r.checked_mul(out_features)?)?;
+            out.push(LoraModule { path: linear.path(layer), in_features, out_features, a, b });
+        }
+        Some((out, end))
+    }
+
+    /// Where A lies in [`Adapter::params`].
+    pub fn a_range(&self, r: usize) -> std::ops::Range<usize> {
+        self.a..self.a + r * self.in_features
+    }
+
+    /// Where B lies in [`Adapter::params`].
+    pub fn b_range(&self, r: usize) -> std::ops::Range<usize> {
+        self.b..self.b + r * self.out_features
+    }
+}
+
+impl Adapter {
+    /// A fresh adapter on every layer's `target_modules`: A uniform in ±1/sqrt(in_features),
+    /// which is what PEFT's kaiming_uniform(a = sqrt 5) comes to, and B zero, so that it changes
+    /// nothing yet. A module's values depend on the seed and its path alone.
+    ///
+    /// Names in `target_modules` that no linear has are ignored; the run file and the PEFT reader
+    /// refuse them before.
+    pub fn new(config: LoraConfig, model: &LlamaConfig, seed: u64) -> Self {
+        let modules: Vec<(usize, Linear)> = (0..model.num_hidden_layers)
+            .flat_map(|layer| Linear::ALL.map(|linear| (layer, linear)))
+            .filter(|(_, linear)| config.target_modules.iter().any(|n| n == linear.name()))
+            .collect();
+        let r = config.r;
+        let (modules, len) =
+            LoraModule::layout(&modules, r, model).expect("the run file bounds r to 1024");
+        let mut params = vec![0.0; len];
+        for module in &modules {
+            let bound = 1.0 / (module.in_features as f64).sqrt();
+            let stream = Stream::new(seed, &module.path);
+            for (i, value) in params[module.a_range(r)].iter_mut().enumerate() {
+                *value = ((2.0 * stream.unit(i as u64) - 1.0) * bound) as f32;
+            }
+        }
+        Self { config, modules, params }
+    }
+}
+
+/// Random numbers by counter: the i-th is SplitMix64's i-th output (Steele, Lea and Flood 2014,
+/// fig. 15) from a state that is hashed from seed and name, so no draw depends on an earlier one.
+struct Stream(u64);
+
+impl Stream {
+    fn new(seed: u64, name: &str) -> Self {
+        let hash = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name).finalize();
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash[..8]);
+        Self(u64::from_le_bytes(first))
+    }
+
+    /// Uniform in [0, 1), 53 bits.
+    fn unit(&self, i: u64) -> f64 {
+        let mut z = self.0.wrapping_add(i.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::tests::{config, model};
+
+    #[test]
+    fn values_depend_on_seed_and_path_alone() {
+        let all = Adapter::new(config(&["q_proj", "k_proj", "down_proj"]), &model(), 7);
+        let one = Adapter::new(config(&["down_proj"]), &model(), 7);
+        let r = all.config.r;
+        let at = |adapter: &Adapter, path: &str| {
+            let module = adapter.modules.iter().find(|m| m.path == path).cloned().expect(path);
+            adapter.params[module.a_range(r)].to_vec()
+        };
+        let path = "model.layers.1.mlp.down_proj";
+        assert_eq!(at(&all, path), at(&one, path));
+        assert_ne!(at(&all, path), at(&all, "model.layers.0.mlp.down_proj"));
+        let other = Adapter::new(config(&["down_proj"]), &model(), 8);
+        assert_ne!(at(&one, path), at(&other, path));
+    }
+
+    #[test]
+    fn a_is_uniform_and_b_is_zero() {
+        let mut wide = model();
+        wide.hidden_size = 4096;
+        let adapter = Adapter::new(config(&["q_proj"]), &wide, 1);
+        let (r, module) = (adapter.config.r, &adapter.modules[0]);
+        let a = &adapter.params[module.a_range(r)];
+        let bound = 1.0 / 64.0f32;
+        assert!(a.iter().all(|v| v.abs() <= bound));
+        // Mean 0 and variance bound²/3, to within five standard errors of n draws.
+        let n = a.len() as f32;
+        let mean = a.iter().sum::<f32>() / n / bound;
+        let square = a.iter().map(|v| (v / bound).powi(2)).sum::<f32>() / n;
+        assert!(mean.abs() < 5.0 * (1.0 / 3.0 / n).sqrt(), "{mean}");
+        assert!((square - 1.0 / 3.0).abs() < 5.0 * (4.0 / 45.0 / n).sqrt(), "{square}");
+        assert!(adapter.params[module.b_range(r)].iter().all(|v| *v == 0.0));
+    }
+}
