@@ -21,10 +21,10 @@ pub enum ConfigError {
     Missing { key: String, at: String, example: String },
     #[error("`{key}` is {value}, but `{other}` is {other_value}: {why}\n  at {at}")]
     Conflict {
-        key: String,
-        value: String,
-        other: String,
-        other_value: String,
+        key: &'static str,
+        value: usize,
+        other: &'static str,
+        other_value: usize,
         why: &'static str,
         at: String,
     },

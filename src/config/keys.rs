@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use super::section::section;
 use super::values::{
-    ComputeDtype, OnRow, Paths, Quantization, ScheduleKind, TargetModules, TooLong, Warmup,
+    ComputeDtype, OnRow, Paths, PromptAs, Quantization, ScheduleKind, TargetModules, TooLong,
+    Warmup,
 };
 
 section! {
@@ -34,12 +35,21 @@ section! {
         /// The longest document, in tokens. At most train.micro_batch_tokens.
         max_length: usize = 2048, "an integer from 2", |v| *v >= 2;
         /// What happens to a longer document: "truncate" keeps its beginning, "split" cuts it
-        /// into documents, "error" refuses the file.
-        too_long: TooLong = TooLong::Truncate, "\"truncate\", \"split\" or \"error\"", |_| true;
-        /// What happens to a line that is not a valid record: "error" names it, "skip" counts it.
+        /// into several documents.
+        too_long: TooLong = TooLong::Truncate, "\"truncate\" or \"split\"", |_| true;
+        /// What happens to a line that is not a valid record, or that has not one token to learn
+        /// from: "error" stops and names it, "skip" leaves it out and counts it.
         on_bad_row: OnRow = OnRow::Error, "\"error\" or \"skip\"", |_| true;
-        /// What happens to a row without a single token to learn from, "error" or "skip".
-        empty_rows: OnRow = OnRow::Error, "\"error\" or \"skip\"", |_| true;
+        /// What a prompt/completion row becomes on a model with a chat template: plain "text", or
+        /// a "chat" of one user turn and one assistant turn.
+        prompt_as: PromptAs = PromptAs::Text, "\"text\" or \"chat\"", |_| true;
+        /// A chat template (Jinja) that takes the place of the model's own.
+        chat_template: Option<PathBuf> = None, "a path", |_| true,
+            example "\"template.jinja\"";
+        /// The date that a template sees which asks for today's, so that runs can be repeated.
+        date: Option<String> = None, "a date such as \"2025-01-31\"",
+            |v| v.as_ref().is_none_or(|v| v.parse::<jiff::civil::Date>().is_ok()),
+            example "\"2025-01-31\"";
     }
 }
 

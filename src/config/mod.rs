@@ -23,7 +23,8 @@ pub use keys::{Data, Eval, Lora, Model, Train};
 pub use read::{Source, load, parse};
 pub use section::Key;
 pub use values::{
-    ComputeDtype, OnRow, Paths, Quantization, ScheduleKind, TargetModules, TooLong, Warmup,
+    ComputeDtype, OnRow, Paths, PromptAs, Quantization, ScheduleKind, TargetModules, TooLong,
+    Warmup,
 };
 
 /// A whole run file.

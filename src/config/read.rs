@@ -129,15 +129,14 @@ fn unknown(key: &str, source: &Source) -> ConfigError {
     let candidates = dotted.iter().map(String::as_str).chain(sections());
     let score = |candidate: &str| {
         let own = candidate.rsplit('.').next().unwrap_or(candidate);
-        // Half a point for the section keeps the name's own likeness first.
+        // The section counts little: a key in the wrong section should still be found.
         strsim::jaro_winkler(name, own) + 0.1 * strsim::jaro_winkler(key, candidate)
     };
     let nearest = candidates
         .map(|candidate| (score(candidate), candidate))
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .filter(|(score, _)| *score > 0.88)
-        .map(|(_, candidate)| candidate.to_string())
-        .or_else(|| alias(name).map(str::to_string));
+        .map(|(_, candidate)| candidate.to_string());
     let nearest = alias(name).map(str::to_string).or(nearest);
     ConfigError::UnknownKey { key: key.to_string(), at: source.place(key), nearest }
 }
@@ -227,10 +226,10 @@ impl RunFile {
                     "train.micro_batch_tokens"
                 };
             return Err(ConfigError::Conflict {
-                key: "data.max_length".into(),
-                value: self.data.max_length.to_string(),
-                other: "train.micro_batch_tokens".into(),
-                other_value: self.train.micro_batch_tokens.to_string(),
+                key: "data.max_length",
+                value: self.data.max_length,
+                other: "train.micro_batch_tokens",
+                other_value: self.train.micro_batch_tokens,
                 why: "a document must fit in one micro-batch",
                 at: source.place(key),
             });

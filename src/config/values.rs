@@ -48,7 +48,6 @@ pub enum ComputeDtype {
 pub enum TooLong {
     Truncate,
     Split,
-    Error,
 }
 
 /// What to do with a row that cannot be used.
@@ -57,6 +56,14 @@ pub enum TooLong {
 pub enum OnRow {
     Error,
     Skip,
+}
+
+/// What a prompt/completion row becomes on a model with a chat template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PromptAs {
+    Text,
+    Chat,
 }
 
 /// The learning rate's way down after the warm-up.
