@@ -13,6 +13,8 @@ use std::collections::HashSet;
 
 use serde_json::json;
 
+use crate::rng::Rng;
+
 /// What the system turn says. Short on purpose: a row without one gets the template's default
 /// system prompt, which is longer than an order.
 pub const INSTRUCTION: &str = "Order to JSON.";
@@ -107,7 +109,8 @@ impl Order {
 /// the first 800 of `Train` under the same seed.
 pub fn orders(split: Split, rows: usize, seed: u64) -> Vec<Order> {
     let lists = Lists::of(split);
-    let mut rng = Rng(seed.wrapping_mul(4).wrapping_add(split as u64));
+    let rng = Rng::new(&[seed]).named(split.name());
+    let mut dice = Dice { rng, place: 0 };
     let mut seen: HashSet<String> = HashSet::new();
     if split == Split::SameKind {
         seen.extend(orders(Split::Train, SIZES[0].1, seed).into_iter().map(|o| o.sentence));
@@ -118,10 +121,10 @@ pub fn orders(split: Split, rows: usize, seed: u64) -> Vec<Order> {
     while made.len() < rows {
         if deck.is_empty() {
             deck.clone_from(&lists.patterns);
-            rng.shuffle(&mut deck);
+            rng.named("deck").named(&made.len().to_string()).shuffle(&mut deck);
         }
         let pattern = deck.pop().unwrap_or_default();
-        let order = lists.order(pattern, &mut rng);
+        let order = lists.order(pattern, &mut dice);
         if seen.insert(order.sentence.clone()) {
             made.push(order);
         }
@@ -182,17 +185,17 @@ impl Lists {
         }
     }
 
-    fn order(&self, pattern: &str, rng: &mut Rng) -> Order {
-        let mut customer = rng.pick(&self.names).to_string();
-        if rng.below(5) == 0 {
-            customer = format!("{customer} {}", rng.pick(&self.surnames));
+    fn order(&self, pattern: &str, dice: &mut Dice) -> Order {
+        let mut customer = dice.pick(&self.names).to_string();
+        if dice.below(5) == 0 {
+            customer = format!("{customer} {}", dice.pick(&self.surnames));
         }
-        let mut item = rng.pick(&self.goods).to_string();
-        if rng.below(5) < 2 {
-            item = format!("{} {item}", rng.pick(&self.modifiers));
+        let mut item = dice.pick(&self.goods).to_string();
+        if dice.below(5) < 2 {
+            item = format!("{} {item}", dice.pick(&self.modifiers));
         }
-        let city = rng.pick(&self.cities).to_string();
-        let (quantity, number) = rng.quantity();
+        let city = dice.pick(&self.cities).to_string();
+        let (quantity, number) = dice.quantity();
         let sentence = pattern
             .replace("{c}", &customer)
             .replace("{i}", &item)
@@ -240,31 +243,20 @@ fn capital(word: &str) -> String {
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
-/// SplitMix64 (Steele, Lea and Flood 2014): small, and the same on every platform for ever, so
-/// that the rows in the repository can always be made again.
-struct Rng(u64);
+/// Draws from a counter-based stream, one place after the other.
+struct Dice {
+    rng: Rng,
+    place: u64,
+}
 
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in `0 .. n`, up to a bias of n / 2^32.
+impl Dice {
     fn below(&mut self, n: usize) -> usize {
-        (((self.next() >> 32) * n as u64) >> 32) as usize
+        self.place += 1;
+        self.rng.below(self.place, n as u64) as usize
     }
 
     fn pick(&mut self, list: &[&'static str]) -> &'static str {
         list[self.below(list.len())]
-    }
-
-    fn shuffle<T>(&mut self, list: &mut [T]) {
-        for i in (1..list.len()).rev() {
-            list.swap(i, self.below(i + 1));
-        }
     }
 
     /// A quantity and how the sentence says it: two in five as words, else in digits, small ones
