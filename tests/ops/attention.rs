@@ -232,7 +232,7 @@ proptest! {
 
     #[test]
     fn the_cache_gives_what_whole_documents_give(
-        lens in prop::collection::vec(1usize..100, 1..5),
+        lens in prop::collection::vec(1usize..300, 1..5),
         group in 1usize..4,
         head_dim in head_dim(),
         steps in 1usize..5,

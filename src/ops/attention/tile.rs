@@ -83,23 +83,29 @@ pub(super) struct Rows<'a, E> {
 }
 
 impl<'a, E: Element> Rows<'a, E> {
-    fn token(&self, t: usize) -> &'a [E] {
-        &self.data[t * self.width + self.column..][..self.group * self.head_dim]
-    }
-
     /// `dst[r, :] = factor * row r`, of pitch `pad(head_dim)`, padded with zeros.
     pub fn load(&self, level: Level, factor: f32, dst: &mut [f32]) {
         level.vectorize(
             #[inline(always)]
             || {
-                let mut out = dst.chunks_exact_mut(pad(self.head_dim));
+                let (d, pitch) = (self.head_dim, pad(self.head_dim));
+                let mut at = 0;
                 for t in self.rows.clone() {
-                    for (src, out) in self.token(t).chunks_exact(self.head_dim).zip(&mut out) {
-                        let (head, tail) = out.split_at_mut(self.head_dim);
-                        for (y, x) in head.iter_mut().zip(src) {
-                            *y = x.to_f32() * factor;
+                    let token = &self.data[t * self.width + self.column..][..self.group * d];
+                    for g in 0..self.group {
+                        let src = &token[g * d..][..d];
+                        let out = &mut dst[at..][..pitch];
+                        let (out, _) = out.as_chunks_mut::<LANES>();
+                        let (src, tail) = src.as_chunks::<LANES>();
+                        for (y, x) in out.iter_mut().zip(src) {
+                            *y = widen(x, factor);
                         }
-                        tail.fill(0.0);
+                        if !tail.is_empty() {
+                            let mut last = [E::zeroed(); LANES];
+                            last[..tail.len()].copy_from_slice(tail);
+                            out[src.len()] = widen(&last, factor);
+                        }
+                        at += pitch;
                     }
                 }
             },
@@ -112,20 +118,81 @@ impl<'a, E: Element> Rows<'a, E> {
         level.vectorize(
             #[inline(always)]
             || {
-                let rows = self.rows.clone();
-                for (n, first) in rows.clone().step_by(LANES).enumerate() {
-                    let count = (rows.end - first).min(LANES);
-                    let src: [&[E]; LANES] =
-                        std::array::from_fn(|l| self.token(first + l.min(count - 1)));
-                    for (c, out) in dst.chunks_exact_mut(KEYS).take(self.head_dim).enumerate() {
-                        let out = &mut out[n * LANES..][..LANES];
-                        for l in 0..LANES {
-                            out[l] = if l < count { src[l][c].to_f32() } else { 0.0 };
+                let (mut a, mut b) = ([E::zeroed(); SQUARE], [E::zeroed(); SQUARE]);
+                for n in 0..self.rows.len().div_ceil(LANES) {
+                    for column in (0..self.head_dim).step_by(LANES) {
+                        self.square(self.rows.start + n * LANES, column, &mut a);
+                        transpose(&mut a, &mut b);
+                        let width = (self.head_dim - column).min(LANES);
+                        for c in 0..width {
+                            let out = &mut dst[(column + c) * KEYS + n * LANES..];
+                            if let (Some(y), Some(x)) =
+                                (out.first_chunk_mut(), a[c * LANES..].first_chunk::<LANES>())
+                            {
+                                *y = widen(x, 1.0);
+                            }
                         }
                     }
                 }
             },
         );
+    }
+
+    /// Copies `LANES` rows from `first` by `LANES` columns from `column`; zero beyond the rows and
+    /// columns there are.
+    #[inline(always)]
+    fn square(&self, first: usize, column: usize, out: &mut [E; SQUARE]) {
+        let rows = (self.rows.end - first).min(LANES);
+        let columns = (self.head_dim - column).min(LANES);
+        let at = first * self.width + self.column + column;
+        if rows == LANES && columns == LANES {
+            for r in 0..LANES {
+                let src = &self.data[at + r * self.width..][..LANES];
+                for c in 0..LANES {
+                    out[r * LANES + c] = src[c];
+                }
+            }
+        } else {
+            *out = [E::zeroed(); SQUARE];
+            for r in 0..rows {
+                for c in 0..columns {
+                    out[r * LANES + c] = self.data[at + r * self.width + c];
+                }
+            }
+        }
+    }
+}
+
+/// One vector of values times `factor`. An array and not a slice: with a length that the compiler
+/// knows it makes one vector of it, and does not try the loops around it.
+#[inline(always)]
+fn widen<E: Element>(x: &[E; LANES], factor: f32) -> [f32; LANES] {
+    let mut y = [0.0; LANES];
+    for l in 0..LANES {
+        y[l] = x[l].to_f32() * factor;
+    }
+    y
+}
+
+const SQUARE: usize = LANES * LANES;
+
+/// Transposes a square of `LANES` in `a`, by way of `b`.
+#[inline(always)]
+fn transpose<E: Element>(a: &mut [E; SQUARE], b: &mut [E; SQUARE]) {
+    for _ in 0..LANES.ilog2() / 2 {
+        interleave(a, b);
+        interleave(b, a);
+    }
+}
+
+/// Shuffles the halves of `from` into each other like cards. That moves every bit of an index up
+/// by one and the top one to the bottom; four times swaps row and column. It compiles to vector
+/// shuffles, where reading a column compiles to single loads.
+#[inline(always)]
+fn interleave<E: Element>(from: &[E; SQUARE], to: &mut [E; SQUARE]) {
+    for i in 0..SQUARE / 2 {
+        to[2 * i] = from[i];
+        to[2 * i + 1] = from[i + SQUARE / 2];
     }
 }
 
@@ -253,6 +320,11 @@ impl Product<'_> {
             self.strip::<T, ADD, FMA, MR, W>(row, a, c, columns, depth);
             row += MR;
         }
+        if row + 3 <= self.rows {
+            let (columns, depth) = bounds(row..row + 3);
+            self.strip::<T, ADD, FMA, 3, W>(row, a, c, columns, depth);
+            row += 3;
+        }
         while row < self.rows {
             let (columns, depth) = bounds(row..row + 1);
             self.strip::<T, ADD, FMA, 1, W>(row, a, c, columns, depth);
@@ -274,9 +346,12 @@ impl Product<'_> {
             self.kernel::<T, ADD, FMA, MR, W>(row, column, a, c, depth.clone());
             column += W;
         }
-        while column < columns.end {
-            self.kernel::<T, ADD, FMA, MR, LANES>(row, column, a, c, depth.clone());
-            column += LANES;
+        // Columns are whole vectors of LANES.
+        match (columns.end - column) / LANES {
+            0 => {}
+            1 => self.kernel::<T, ADD, FMA, MR, 16>(row, column, a, c, depth),
+            2 => self.kernel::<T, ADD, FMA, MR, 32>(row, column, a, c, depth),
+            _ => self.kernel::<T, ADD, FMA, MR, 48>(row, column, a, c, depth),
         }
     }
 
