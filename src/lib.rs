@@ -10,9 +10,12 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod device;
+mod error;
 pub mod model;
 pub mod ops;
 pub mod progress;
 pub mod quant;
 pub mod rng;
 pub mod train;
+
+pub use error::Error;

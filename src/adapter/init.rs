@@ -1,9 +1,8 @@
 //! A fresh adapter: layout, and first values that depend only on the seed and the module's path.
 
-use sha2::{Digest, Sha256};
-
 use super::lora::{Adapter, LoraConfig, LoraModule};
 use crate::model::config::{Linear, LlamaConfig};
+use crate::rng::Rng;
 
 impl LoraModule {
     /// Lays the given modules of a model out in one flat vector: A `[r, in]`, then B `[out, r]`,
@@ -54,33 +53,12 @@ impl Adapter {
         let mut params = vec![0.0; len];
         for module in &modules {
             let bound = 1.0 / (module.in_features as f64).sqrt();
-            let stream = Stream::new(seed, &module.path);
+            let rng = Rng::new(&[seed]).named(&module.path);
             for (i, value) in params[module.a_range(r)].iter_mut().enumerate() {
-                *value = ((2.0 * stream.unit(i as u64) - 1.0) * bound) as f32;
+                *value = ((2.0 * rng.unit(i as u64) - 1.0) * bound) as f32;
             }
         }
         Self { config, modules, params }
-    }
-}
-
-/// Random numbers by counter: the i-th is SplitMix64's i-th output (Steele, Lea and Flood 2014,
-/// fig. 15) from a state that is hashed from seed and name, so no draw depends on an earlier one.
-struct Stream(u64);
-
-impl Stream {
-    fn new(seed: u64, name: &str) -> Self {
-        let hash = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name).finalize();
-        let mut first = [0; 8];
-        first.copy_from_slice(&hash[..8]);
-        Self(u64::from_le_bytes(first))
-    }
-
-    /// Uniform in [0, 1), 53 bits.
-    fn unit(&self, i: u64) -> f64 {
-        let mut z = self.0.wrapping_add(i.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

@@ -18,7 +18,7 @@ section! {
         /// How the base's linear layers are stored. "nf4" is QLoRA's 4-bit type.
         quantization: Quantization = Quantization::Nf4, "\"nf4\"", |_| true;
         /// Quantise the 4-bit blocks' scales once more, to 8 bits (saves 0.37 bits a weight).
-        double_quant: bool = true, "true or false", |_| true;
+        double_quant: bool = true, "true (single quantisation is not there yet)", |v| *v;
     }
 }
 

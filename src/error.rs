@@ -1,0 +1,58 @@
+//! One error over all parts, for whoever drives a whole run.
+
+use crate::adapter::PeftError;
+use crate::config::ConfigError;
+use crate::data;
+use crate::model::generate::GenerateError;
+use crate::model::{self, EngineError, tokenizer};
+use crate::train::{EvaluateError, ProofError, RunDirError, StepError};
+
+/// What can end a run. Each part's own error says what was being done and where.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    #[error(transparent)]
+    Tokenizer(#[from] tokenizer::Error),
+    #[error(transparent)]
+    Data(#[from] data::Error),
+    #[error(transparent)]
+    Pack(#[from] data::pack::TooLong),
+    #[error(transparent)]
+    Adapter(#[from] PeftError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Step(#[from] StepError),
+    #[error(transparent)]
+    Evaluate(#[from] EvaluateError),
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+    #[error(transparent)]
+    Proof(#[from] ProofError),
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+}
+
+impl Error {
+    /// What to do about it, where there is something to do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Config(e) => e.hint(),
+            Error::Model(e) => e.hint(),
+            Error::Tokenizer(e) => e.hint(),
+            Error::Data(e) => e.hint(),
+            Error::Adapter(e) => e.hint(),
+            Error::Step(e) => e.hint(),
+            Error::Evaluate(e) => e.hint(),
+            Error::Proof(e) => e.hint(),
+            Error::RunDir(e) => e.hint(),
+            Error::Pack(_) => {
+                Some("set data.max_length to at most train.micro_batch_tokens".into())
+            }
+            Error::Engine(_) | Error::Generate(_) => None,
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! A whole run: load, tokenise, prove, train, save, evaluate, sum up.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use half::bf16;
+
+use super::evaluate::{EvalFile, EvaluateOptions, Evaluation, evaluate};
+use super::proof::{self, GradientWatch, ProofError};
+use super::run_dir::{RunDir, Summary, peak_rss_bytes};
+use super::{Base, Schedule, StepReport, Trainer, TrainerOptions};
+use crate::Error;
+use crate::adapter::{Adapter, LoraConfig, peft};
+use crate::config::{ComputeDtype, OnRow, PromptAs, RunFile, TooLong};
+use crate::data::{self, DataOptions, Dataset, encode, pack};
+use crate::device::cpu::{Cpu, GemmElement};
+use crate::device::memory::Placement;
+use crate::progress::Report;
+
+/// Tokens of the first document on which a fresh adapter is compared with none.
+const PROOF_TOKENS: usize = 48;
+
+/// How a run is watched and stopped.
+pub struct Watch<'a> {
+    /// How far a stage is.
+    pub report: Report<'a>,
+    /// After every update: what it did, and the planned number of updates.
+    pub on_step: &'a (dyn Fn(&StepReport, u64) + Sync),
+    /// When the run directory has been made.
+    pub on_dir: &'a (dyn Fn(&Path) + Sync),
+    /// When the data are loaded, the run is proven and an evaluation is done: a line to show.
+    pub on_note: &'a (dyn Fn(&str) + Sync),
+    /// Set to stop after the update in progress; the adapter is saved.
+    pub stop: &'a AtomicBool,
+}
+
+/// What a run came to.
+pub struct Outcome {
+    pub dir: RunDir,
+    pub summary: Summary,
+    pub adapter: Adapter,
+    pub base: Base,
+    /// The evaluation files in the order of the run file.
+    pub files: Vec<EvalFile>,
+    pub before: Option<Evaluation>,
+    pub after: Option<Evaluation>,
+}
+
+/// How a run file's data section is loaded.
+pub fn data_options(run: &RunFile) -> Result<DataOptions, Error> {
+    let data = &run.data;
+    let template = data.chat_template.as_ref().map(|path| {
+        std::fs::read_to_string(path)
+            .map_err(|source| data::Error::Io { path: path.clone(), source })
+    });
+    Ok(DataOptions {
+        max_length: data.max_length,
+        too_long: match data.too_long {
+            TooLong::Truncate => data::dataset::TooLong::Truncate,
+            TooLong::Split => data::dataset::TooLong::Split,
+        },
+        on_bad_row: match data.on_bad_row {
+            OnRow::Error => data::dataset::OnBadRow::Error,
+            OnRow::Skip => data::dataset::OnBadRow::Skip,
+        },
+        prompt_as: match data.prompt_as {
+            PromptAs::Text => encode::PromptAs::Text,
+            PromptAs::Chat => encode::PromptAs::Chat,
+        },
+        chat_template: template.transpose()?,
+        // The run file has been checked: what is there is a date.
+        date: data.date.as_ref().and_then(|date| date.parse().ok()),
+    })
+}
+
+/// How a run file's evaluation is done.
+pub fn evaluate_options(run: &RunFile) -> EvaluateOptions {
+    EvaluateOptions {
+        compute_dtype: run.train.compute_dtype,
+        micro_batch_tokens: run.train.micro_batch_tokens,
+        exact_match: run.eval.exact_match,
+        max_new_tokens: run.eval.max_new_tokens,
+        batch_rows: run.eval.batch_rows,
+    }
+}
+
+/// Loads evaluation rows, file by file.
+pub fn eval_files(
+    base: &Base,
+    paths: &[PathBuf],
+    options: &DataOptions,
+    report: Report,
+) -> Result<Vec<EvalFile>, Error> {
+    let one = |path: &PathBuf| {
+        let paths = std::slice::from_ref(path);
+        let load = || data::load_eval(paths, &base.tokenizer, options, report);
+        let (rows, _) = base.cpu.install(load)?;
+        Ok(EvalFile { path: path.clone(), rows })
+    };
+    paths.iter().map(one).collect()
+}
+
+/// Runs a checked run file into the directory `out`, from loading to summary.json.
+pub fn run_file(run: &RunFile, out: &Path, watch: &Watch) -> Result<Outcome, Error> {
+    let start = Instant::now();
+    RunDir::check(out)?;
+    let mut run = run.clone();
+    run.train.out = Some(out.to_path_buf());
+    let cpu = Arc::new(Cpu::new(run.train.threads));
+    let base = Base::open(&run.model.path, cpu, watch.report)?;
+    tracing::info!("base model {}, {:?}", base.weights.identity(), base.weights.config);
+
+    let options = data_options(&run)?;
+    let load = || data::load(&run.data.train.0, &base.tokenizer, &options, watch.report);
+    let dataset = base.cpu.install(load)?;
+    note_data(&dataset, watch);
+    let files = eval_files(&base, &run.data.eval.0, &options, watch.report)?;
+
+    let adapter = first_adapter(&mut run, &base)?;
+    match run.train.compute_dtype {
+        ComputeDtype::Bf16 => go::<bf16>(run, base, dataset, files, adapter, start, watch),
+        ComputeDtype::F32 => go::<f32>(run, base, dataset, files, adapter, start, watch),
+    }
+}
+
+/// A fresh adapter, or the one to go on from; the run file then says what that one is.
+fn first_adapter(run: &mut RunFile, base: &Base) -> Result<Adapter, Error> {
+    let model = &base.weights.config;
+    if let Some(dir) = &run.lora.init_adapter {
+        let adapter = peft::load(dir, model)?;
+        let config = &adapter.config;
+        run.lora.r = config.r;
+        run.lora.lora_alpha = config.lora_alpha;
+        run.lora.use_rslora = config.use_rslora;
+        tracing::info!("adapter from {}: every tensor matches", dir.display());
+        return Ok(adapter);
+    }
+    let config = LoraConfig {
+        r: run.lora.r,
+        lora_alpha: run.lora.lora_alpha,
+        use_rslora: run.lora.use_rslora,
+        target_modules: run.lora.target_modules.names(),
+    };
+    Ok(Adapter::new(config, model, run.train.seed))
+}
+
+fn note_data(dataset: &Dataset, watch: &Watch) {
+    let stats = &dataset.stats;
+    let mut text = format!(
+        "{} rows, {} documents, {} tokens, {} of them with loss, the longest document has {}",
+        stats.rows, stats.documents, stats.tokens, stats.loss_tokens, stats.longest
+    );
+    for (count, what) in [
+        (stats.skipped, "bad rows skipped"),
+        (stats.truncated, "documents truncated"),
+        (stats.split, "documents split"),
+        (stats.pieces_without_loss, "pieces without a loss token left out"),
+    ] {
+        if count > 0 {
+            text.push_str(&format!("; {count} {what}"));
+        }
+    }
+    (watch.on_note)(&text);
+    tracing::info!("data: {text}");
+    if let Some(first) = &stats.first_skipped {
+        tracing::warn!("the first row skipped: {first}");
+    }
+    if stats.turns_without_stop > 0 {
+        tracing::warn!(
+            "{} answers end without a stop token: the model will not learn to stop",
+            stats.turns_without_stop
+        );
+    }
+}
+
+/// The micro-batches of an epoch, grouped into updates.
+fn epoch(
+    run: &RunFile,
+    dataset: &Dataset,
+    epoch: u64,
+) -> Result<Vec<data::batch::MicroBatch>, Error> {
+    let capacity = run.train.micro_batch_tokens;
+    Ok(pack::epoch_batches(&dataset.documents, capacity, run.train.seed, epoch)?)
+}
+
+fn go<E: GemmElement>(
+    run: RunFile,
+    base: Base,
+    dataset: Dataset,
+    files: Vec<EvalFile>,
+    adapter: Adapter,
+    start: Instant,
+    watch: &Watch,
+) -> Result<Outcome, Error> {
+    if run.lora.init_adapter.is_none()
+        && let Some(document) = dataset.documents.first()
+    {
+        let tokens = &document.tokens[..document.tokens.len().min(PROOF_TOKENS)];
+        proof::fresh_adapter_changes_nothing::<E>(&base, &adapter, tokens)?;
+        tracing::info!("the fresh adapter changes no logit of {} tokens", tokens.len());
+    }
+    let accumulation = run.train.gradient_accumulation;
+    let total = match run.train.max_steps {
+        Some(steps) => steps,
+        None => {
+            let mut total = 0;
+            for e in 0..run.train.epochs as u64 {
+                total += epoch(&run, &dataset, e)?.len().div_ceil(accumulation) as u64;
+            }
+            total
+        }
+    };
+    let mut dir = RunDir::create(run.train.out.as_deref().unwrap_or(Path::new("run")), &run)?;
+    (watch.on_dir)(dir.path());
+
+    let options = evaluate_options(&run);
+    let judge = |adapter: Option<&Adapter>, when: &str| -> Result<Option<Evaluation>, Error> {
+        if files.is_empty() || (when == "before" && !run.eval.before) {
+            return Ok(None);
+        }
+        let result = evaluate(&base, adapter, &files, &options, watch.report)?;
+        let text = line(&result, when);
+        tracing::info!("{text}");
+        (watch.on_note)(&text);
+        Ok(Some(result))
+    };
+    let before = judge(run.lora.init_adapter.as_ref().map(|_| &adapter), "before")?;
+
+    let mut training = Training {
+        losses: Vec::new(),
+        tokens: 0,
+        loss_tokens: 0,
+        seconds: 0.0,
+        batches: 0,
+        interrupted: false,
+    };
+    let trainer_options = TrainerOptions {
+        micro_batch_tokens: run.train.micro_batch_tokens,
+        beta1: run.train.adam_beta1,
+        beta2: run.train.adam_beta2,
+        eps: run.train.adam_eps,
+        weight_decay: run.train.weight_decay,
+        max_grad_norm: match run.train.max_grad_norm {
+            0.0 => f64::INFINITY,
+            norm => norm,
+        },
+        placement: Placement::Packed,
+    };
+    let (cpu, weights) = (base.cpu.clone(), base.weights.clone());
+    let mut trainer = Trainer::<E>::new(cpu, weights, adapter, trainer_options)?;
+    let schedule = Schedule::new(&run.train, total);
+    tracing::info!("{total} updates, {} bytes of working memory", trainer.planned_bytes());
+    train(&run, &base, &dataset, &schedule, &mut trainer, &mut dir, &mut training, watch)?;
+    let adapter = trainer.adapter().clone();
+    // Its memory is not needed while answers are generated.
+    drop(trainer);
+    save(&adapter, &dir, &base)?;
+    check_saved(&adapter, &dir, &base)?;
+    #[cfg(feature = "cli")]
+    super::plot::write_loss_plot(&dir.path().join("loss.svg"), "Training loss", &training.losses)?;
+
+    let after = match training.interrupted {
+        true => None,
+        false => judge(Some(&adapter), "after")?,
+    };
+    let stats = &dataset.stats;
+    let room = (training.batches * run.train.micro_batch_tokens as u64) as f64;
+    let rate =
+        |count: u64| if training.seconds > 0.0 { count as f64 / training.seconds } else { 0.0 };
+    let summary = Summary {
+        tokens_per_second: rate(training.tokens),
+        loss_tokens_per_second: rate(training.loss_tokens),
+        peak_rss_bytes: peak_rss_bytes(),
+        seconds: start.elapsed().as_secs_f64(),
+        training_seconds: training.seconds,
+        final_loss: training.losses.last().map(|(_, loss)| *loss),
+        steps: training.losses.len() as u64,
+        tokens: training.tokens,
+        loss_tokens: training.loss_tokens,
+        utilisation: if room > 0.0 { training.tokens as f64 / room } else { 0.0 },
+        trainable_parameters: adapter.params.len(),
+        skipped_rows: stats.skipped,
+        truncated_rows: stats.truncated,
+        device: base.cpu.name(),
+        threads: base.cpu.threads(),
+        base_model: base.weights.identity().to_string(),
+        dayrun_version: env!("CARGO_PKG_VERSION").into(),
+        interrupted: training.interrupted,
+        exact_match_before: before.as_ref().and_then(Evaluation::exact_match),
+        exact_match_after: after.as_ref().and_then(Evaluation::exact_match),
+        perplexity_before: before.as_ref().and_then(Evaluation::perplexity),
+        perplexity_after: after.as_ref().and_then(Evaluation::perplexity),
+        extra: serde_json::Map::new(),
+    };
+    dir.write_summary(&summary)?;
+    Ok(Outcome { dir, summary, adapter, base, files, before, after })
+}
+
+fn line(result: &Evaluation, when: &str) -> String {
+    let mut text = format!("{when} training:");
+    if let Some(perplexity) = result.perplexity() {
+        text.push_str(&format!(" perplexity {perplexity:.3}"));
+    }
+    if let Some(rate) = result.exact_match() {
+        text.push_str(&format!(", exact match {:.1} %", 100.0 * rate));
+    }
+    text.push_str(&format!(" ({} rows, {:.1} s)", result.rows.len(), result.seconds));
+    text
+}
+
+/// What the updates have come to so far.
+struct Training {
+    losses: Vec<(u64, f64)>,
+    tokens: u64,
+    loss_tokens: u64,
+    seconds: f64,
+    batches: u64,
+    interrupted: bool,
+}
+
+#[allow(clippy::too_many_arguments)]
+fn train<E: GemmElement>(
+    run: &RunFile,
+    base: &Base,
+    dataset: &Dataset,
+    schedule: &Schedule,
+    trainer: &mut Trainer<E>,
+    dir: &mut RunDir,
+    training: &mut Training,
+    watch: &Watch,
+) -> Result<(), Error> {
+    let mut gradients = GradientWatch::new(trainer.adapter());
+    for e in 0.. {
+        let batches = epoch(run, dataset, e)?;
+        let stats = pack::PackStats::of(&batches, run.train.micro_batch_tokens);
+        tracing::info!(
+            "epoch {}: {} micro-batches, {:.1} % full",
+            e + 1,
+            batches.len(),
+            100.0 * stats.utilisation()
+        );
+        for group in batches.chunks(run.train.gradient_accumulation) {
+            if trainer.steps() == schedule.total {
+                return Ok(());
+            }
+            if watch.stop.load(Ordering::Relaxed) {
+                training.interrupted = true;
+                return Ok(());
+            }
+            let lr = schedule.lr(trainer.steps());
+            let report = trainer.step(group, lr)?;
+            if !gradients.is_done() {
+                gradients.saw(trainer.gradients(), lr)?;
+            }
+            training.losses.push((report.step, report.loss));
+            training.tokens += report.tokens as u64;
+            training.loss_tokens += report.loss_tokens as u64;
+            training.seconds += report.seconds;
+            training.batches += group.len() as u64;
+            dir.log_step(&report)?;
+            tracing::debug!("{report:?}");
+            (watch.on_step)(&report, schedule.total);
+            let every = run.train.save_every;
+            if every > 0 && report.step % every == 0 && report.step < schedule.total {
+                save(trainer.adapter(), dir, base)?;
+                tracing::info!("step {}: adapter saved", report.step);
+            }
+        }
+        if batches.is_empty() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn save(adapter: &Adapter, dir: &RunDir, base: &Base) -> Result<(), Error> {
+    Ok(peft::save(adapter, &dir.adapter(), &base.about())?)
+}
+
+/// Reads the saved adapter back: what is on disk is what was trained, and nothing else.
+fn check_saved(adapter: &Adapter, dir: &RunDir, base: &Base) -> Result<(), Error> {
+    let saved = peft::load(&dir.adapter(), &base.weights.config)?;
+    let same_bits = |a: &[f32], b: &[f32]| {
+        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+    };
+    if saved.config != adapter.config || saved.modules != adapter.modules {
+        return Err(ProofError::SavedAdapter { what: "its configuration" }.into());
+    }
+    if !same_bits(&saved.params, &adapter.params) {
+        return Err(ProofError::SavedAdapter { what: "a value" }.into());
+    }
+    Ok(())
+}
