@@ -1,0 +1,100 @@
+//! `dayrun eval`: perplexity and exact match of a model, with or without an adapter.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::Terminal;
+use super::base_args::BaseArgs;
+use super::output::{Failure, print};
+use crate::train::run::{data_options, eval_files, evaluate_options};
+use crate::train::{EvalFile, Evaluation, RunDirError, evaluate};
+
+/// Measure perplexity, and how many greedy answers are word for word the expected ones.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  dayrun eval --run runs/run                        on the run's own evaluation files
+  dayrun eval --run runs/run --no-adapter           the base model, to compare
+  dayrun eval --model models/smol --adapter dir test.jsonl --rows rows.jsonl")]
+pub struct Args {
+    #[command(flatten)]
+    base: BaseArgs,
+    /// JSONL files of prompt/completion or messages rows; without any, the run's.
+    files: Vec<PathBuf>,
+    /// Write each row's loss, token count and answer to this JSONL file.
+    #[arg(long, value_name = "FILE")]
+    rows: Option<PathBuf>,
+    /// Measure perplexity only.
+    #[arg(long)]
+    no_exact_match: bool,
+    /// The longest answer, in tokens; without it, the run's, or 128.
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<usize>,
+    /// Rows decoded at once; without it, the run's, or 32.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    batch_rows: Option<u16>,
+}
+
+pub(super) fn run(args: &Args, terminal: &Terminal) -> Result<ExitCode, Failure> {
+    let opened = args.base.open(terminal)?;
+    let mut run = opened.run;
+    let paths = if args.files.is_empty() { run.data.eval.0.clone() } else { args.files.clone() };
+    if paths.is_empty() {
+        return Err(Failure::new(
+            "nothing to evaluate on: no file was given, and the run has no data.eval",
+            "name one or more JSONL files: dayrun eval --run DIR test.jsonl",
+        ));
+    }
+    run.eval.exact_match &= !args.no_exact_match;
+    run.eval.max_new_tokens = args.max_new_tokens.unwrap_or(run.eval.max_new_tokens);
+    run.eval.batch_rows = args.batch_rows.map_or(run.eval.batch_rows, usize::from);
+    let report = |progress| terminal.report(progress);
+    let files = eval_files(&opened.base, &paths, &data_options(&run)?, &report)?;
+    let options = evaluate_options(&run);
+    let result = evaluate(&opened.base, opened.adapter.as_ref(), &files, &options, &report)?;
+    terminal.clear();
+    if let Some(path) = &args.rows {
+        write_rows(path, &result, &files)?;
+    }
+    print(&table(&result, &files))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line a file, and one for all of them together.
+fn table(result: &Evaluation, files: &[EvalFile]) -> String {
+    let line = |name: &str, part: &Evaluation| {
+        let mut line = format!("{name}: {} rows", part.rows.len());
+        if let Some(perplexity) = part.perplexity() {
+            line.push_str(&format!(", perplexity {perplexity:.4}"));
+        }
+        if let Some(rate) = part.exact_match() {
+            line.push_str(&format!(", exact match {:.2} %", 100.0 * rate));
+        }
+        line + "\n"
+    };
+    let mut text = String::new();
+    for (i, file) in files.iter().enumerate() {
+        text.push_str(&line(&file.path.display().to_string(), &result.of_file(i)));
+    }
+    if files.len() > 1 {
+        text.push_str(&line("all", result));
+    }
+    text
+}
+
+fn write_rows(path: &Path, result: &Evaluation, files: &[EvalFile]) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    for row in &result.rows {
+        let file = files[row.file].path.display().to_string();
+        let mut line = serde_json::Map::from_iter([("file".to_string(), file.into())]);
+        if let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(row) {
+            line.extend(fields);
+        }
+        text.extend(serde_json::Value::Object(line).to_string().into_bytes());
+        text.push(b'\n');
+    }
+    std::fs::File::create(path)
+        .and_then(|mut file| file.write_all(&text))
+        .map_err(|source| RunDirError::Write { path: path.to_path_buf(), source }.into())
+}

@@ -1,0 +1,22 @@
+//! Ctrl-C: the first finishes the update and saves, the second quits.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{INTERRUPTED, Terminal};
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Set by the first Ctrl-C (or SIGTERM). Call once, before work that can be stopped.
+pub(super) fn stop_flag(terminal: &Terminal) -> &'static AtomicBool {
+    let terminal = terminal.clone();
+    let handler = move || {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        terminal.note("stopping: the update in progress is finished and the adapter saved; Ctrl-C again quits at once");
+    };
+    if let Err(e) = ctrlc::set_handler(handler) {
+        tracing::warn!("Ctrl-C will not save the adapter: {e}");
+    }
+    &STOP
+}
