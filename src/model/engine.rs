@@ -185,9 +185,11 @@ impl<E: GemmElement> Engine<E> {
         if got > capacity {
             return Err(EngineError::TooManyTokens { got, capacity });
         }
-        if let Kind::Generate { rows, .. } = self.kind
-            && inputs.positions.len() > rows
-        {
+        let rows = match self.kind {
+            Kind::Train { tokens } | Kind::Eval { tokens } => tokens,
+            Kind::Generate { rows, .. } => rows,
+        };
+        if inputs.positions.len() > rows {
             let got = inputs.positions.len();
             return Err(EngineError::TooManyRows { got, capacity: rows });
         }

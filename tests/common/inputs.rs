@@ -108,6 +108,18 @@ pub fn nan<E: Element>(n: usize) -> Vec<E> {
     vec![E::from_f32(f32::NAN); n]
 }
 
+/// Rows of `cols` values at a pitch of `ld`, NaN between them: reading past a row shows. The last
+/// row ends with its values.
+pub fn pitched<E: Element>(values: &[f64], cols: usize, ld: usize) -> Vec<E> {
+    let values = cast::<E>(values);
+    let rows = values.len().checked_div(cols).unwrap_or(0);
+    let mut out = nan::<E>(if rows == 0 { 0 } else { (rows - 1) * ld + cols });
+    for (out, row) in out.chunks_mut(ld.max(1)).zip(values.chunks_exact(cols.max(1))) {
+        out[..cols].copy_from_slice(row);
+    }
+    out
+}
+
 /// Sizes up to `max`: 1, powers of two and their neighbours, and anything between.
 pub fn size(max: usize) -> impl Strategy<Value = usize> {
     let around = prop::sample::select(vec![1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129])

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use dayrun::device::cpu::{Cpu, Level};
 
 pub use close::{assert_close, assert_same_bits, compare};
-pub use inputs::{DType, Rng, cases, cast, nan, size, to_f64};
+pub use inputs::{DType, Rng, cases, cast, nan, pitched, size, to_f64};
 pub use tol::Tol;
 
 /// One device for each instruction set that this machine has, with one thread and with two.
@@ -80,4 +80,12 @@ pub fn dot(a: &[f64], b: &[f64]) -> f64 {
 pub fn abs_dot(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a * b).abs()).sum()
+}
+
+/// Σ_i |a[t, i]|·|b[o, i]| for every row of `a` `[m, k]` and of `b` `[n, k]`: the magnitude bounds
+/// of a·bᵀ.
+pub fn abs_product(m: usize, k: usize, n: usize, a: &[f64], b: &[f64]) -> Vec<f64> {
+    (0..m * n)
+        .map(|i| abs_dot(&a[i / n * k..(i / n + 1) * k], &b[i % n * k..(i % n + 1) * k]))
+        .collect()
 }

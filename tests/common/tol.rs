@@ -25,6 +25,10 @@
 //!   |want|, the default. For a sum it is Σ|a_i||b_i|, which the test computes beside the
 //!   reference and gives, per element ([`Tol::magnitudes`]) or as one bound ([`Tol::magnitude`]).
 //!
+//! Where only the stored result is rounded to the dtype, that rounding acts on the result and not
+//! on M: |got - want| <= e + u(dtype)·(|want| + e) with e the bound above of what comes before
+//! ([`Tol::round_result`]).
+//!
 //! Products of factors (1 + δ) leave terms of second order; with E the bracket above, the true
 //! factor is at most E/(1 - E). Results below the smallest normal number have an absolute error
 //! instead, so one smallest normal f32 is allowed on top.
@@ -38,6 +42,8 @@ pub struct Tol<'a> {
     rounds: usize,
     steps: usize,
     sum_len: usize,
+    /// The result is rounded to the dtype at the end: relative to |want|, whatever M is.
+    round_result: bool,
     magnitude: Magnitude<'a>,
     cols: Option<usize>,
 }
@@ -62,7 +68,15 @@ impl std::fmt::Debug for Magnitude<'_> {
 impl Tol<'static> {
     /// No error allowed yet, for results stored in `dtype`.
     pub fn new(dtype: DType) -> Self {
-        Tol { dtype, rounds: 0, steps: 0, sum_len: 0, magnitude: Magnitude::Want, cols: None }
+        Tol {
+            dtype,
+            rounds: 0,
+            steps: 0,
+            sum_len: 0,
+            round_result: false,
+            magnitude: Magnitude::Want,
+            cols: None,
+        }
     }
 
     /// For a derivative by [`super::finite_difference`], in f64.
@@ -92,6 +106,13 @@ impl<'a> Tol<'a> {
     /// A sum of `k` terms in f32 lies on the way.
     pub fn sum_len(mut self, k: usize) -> Self {
         self.sum_len += k;
+        self
+    }
+
+    /// The result itself is rounded to the dtype, once. Where M is a sum's bound this is tighter
+    /// than `rounds(1)`: the rounding acts on the result, which cancellation has made small.
+    pub fn round_result(mut self) -> Self {
+        self.round_result = true;
         self
     }
 
@@ -139,8 +160,10 @@ impl<'a> Tol<'a> {
             Magnitude::One(bound) => bound,
             Magnitude::Each(bounds) => bounds[i],
         };
-        let exact = self.rounds + self.steps + self.sum_len == 0;
+        let exact = self.rounds + self.steps + self.sum_len == 0 && !self.round_result;
         let underflow = if exact { 0.0 } else { f64::from(f32::MIN_POSITIVE) };
-        self.relative() * magnitude + underflow
+        let before = self.relative() * magnitude + underflow;
+        let u = if self.round_result { self.dtype.unit_roundoff() } else { 0.0 };
+        before + u * (want.abs() + before)
     }
 }

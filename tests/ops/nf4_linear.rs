@@ -1,1 +1,311 @@
-//! nf4_linear against its f64 reference.
+//! nf4_linear against its f64 reference, and the decode that feeds it, bit for bit.
+
+use dayrun::device::cpu::simd::{NR, Nf4Codes, panel_len};
+use dayrun::device::cpu::{Element, GemmElement, Level};
+use dayrun::ops::nf4_linear::{BackwardTerm, LowRank, backward, forward, reference};
+use dayrun::quant::nf4::{BLOCK, CODEBOOK, NESTED_BLOCK};
+use dayrun::quant::{Absmax, Nf4Matrix};
+use half::bf16;
+use proptest::prelude::*;
+
+use crate::common::{
+    DType, Rng, Tol, abs_product, assert_close, assert_same_bits, cases, cast, devices,
+    finite_difference, nan, pairs, pitched, size, to_f64,
+};
+
+/// A matrix of random codes. Scales differ by more than any tolerance from block to block, so
+/// that a neighbour's shows; under `nested` each is a code, a second scale and an offset.
+pub fn matrix(rng: &mut Rng, rows: usize, cols: usize, nested: bool) -> Nf4Matrix {
+    let codes: Vec<u8> = (0..(rows * cols).div_ceil(2)).map(|_| rng.below(256) as u8).collect();
+    let blocks = (rows * cols).div_ceil(BLOCK);
+    let absmax = if nested {
+        Absmax::Nested {
+            codes: (0..blocks).map(|_| rng.below(256) as u8).collect::<Vec<u8>>().into(),
+            absmax2: (0..blocks.div_ceil(NESTED_BLOCK))
+                .map(|_| 0.2 + rng.uniform() as f32)
+                .collect(),
+            offset: 0.3,
+            map: (0..256).map(|_| rng.uniform() as f32 - 0.5).collect(),
+        }
+    } else {
+        Absmax::Plain((0..blocks).map(|_| 0.1 + rng.uniform() as f32).collect())
+    };
+    Nf4Matrix { rows, cols, codes: codes.into(), absmax }
+}
+
+/// The values that the op multiplies with: rounded once to `E`.
+fn decoded<E: Element>(w: &Nf4Matrix) -> Vec<f64> {
+    to_f64(&w.to_f32().into_iter().map(E::from_f32).collect::<Vec<E>>())
+}
+
+/// Input widths: whole blocks (the fast decoders) and any others.
+fn width() -> impl Strategy<Value = usize> {
+    prop_oneof![(1usize..=4).prop_map(|n| 64 * n), size(200)]
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    m: usize,
+    n_in: usize,
+    n_out: usize,
+    r: usize,
+    /// Columns between the ends of V's rows and their pitch.
+    gap: usize,
+    nested: bool,
+    seed: u64,
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    (size(200), width(), size(200), 0usize..=20, 0usize..=17, any::<bool>(), any::<u64>()).prop_map(
+        |(m, n_in, n_out, r, gap, nested, seed)| Shape { m, n_in, n_out, r, gap, nested, seed },
+    )
+}
+
+fn forward_matches<E: GemmElement + Into<f64>>(s: Shape) {
+    let Shape { m, n_in, n_out, r, gap, nested, seed } = s;
+    let mut rng = Rng::new(seed);
+    let w = matrix(&mut rng, n_out, n_in, nested);
+    let (x, v, b) = (rng.values(m * n_in, 1.0), rng.values(m * r, 1.0), rng.values(n_out * r, 0.5));
+    let wv = decoded::<E>(&w);
+    let want = reference::forward(m, n_in, n_out, r, &x, &wv, &v, &b);
+    let mut bounds = abs_product(m, n_in, n_out, &x, &wv);
+    bounds.iter_mut().zip(abs_product(m, r, n_out, &v, &b)).for_each(|(a, b)| *a += b);
+    let tol =
+        Tol::new(DType::of::<E>()).sum_len(n_in + r).magnitudes(&bounds).round_result().cols(n_out);
+    for pair in pairs() {
+        let y = pair.same_bits("nf4_linear.y", |cpu| {
+            let mut y = nan::<E>(m * n_out);
+            let (left, right) = (pitched::<E>(&v, r, r + gap), cast::<E>(&b));
+            let lora = LowRank { left: &left, ld: r + gap, r, right: &right };
+            forward(cpu, m, &cast::<E>(&x), &w, Some(lora), &mut y).unwrap();
+            y
+        });
+        assert_close("nf4_linear.y", &y, &want, tol);
+        // Without an adapter: as with one of zeros, bit for bit but for the sign of zeros.
+        let bare = pair.same_bits("nf4_linear.y without adapter", |cpu| {
+            let mut y = nan::<E>(m * n_out);
+            forward(cpu, m, &cast::<E>(&x), &w, None, &mut y).unwrap();
+            y
+        });
+        let mut zero = nan::<E>(m * n_out);
+        let (left, right) = (pitched::<E>(&v, r, r + gap), vec![E::from_f32(0.0); n_out * r]);
+        let lora = LowRank { left: &left, ld: r + gap, r, right: &right };
+        forward(&pair.one, m, &cast::<E>(&x), &w, Some(lora), &mut zero).unwrap();
+        assert!(bare == zero, "an adapter of zeros changes y on {}", pair.one.name());
+    }
+}
+
+fn backward_matches<E: GemmElement + Into<f64>>(s: Shape, terms: usize) {
+    let Shape { m, n_in, n_out, r, gap, nested, seed } = s;
+    let mut rng = Rng::new(seed);
+    // Every term has its own width; the last one has no adapter when there are several.
+    struct Data {
+        w: Nf4Matrix,
+        r: usize,
+        dy: Vec<f64>,
+        u: Vec<f64>,
+        a: Vec<f64>,
+    }
+    let data: Vec<Data> = (0..terms)
+        .map(|i| {
+            let n_out = (n_out + 7 * i).min(200);
+            let r = if i > 0 && i + 1 == terms { 0 } else { r };
+            let w = matrix(&mut rng, n_out, n_in, nested);
+            let dy = rng.values(m * n_out, 1.0);
+            Data { w, r, dy, u: rng.values(m * r, 1.0), a: rng.values(r * n_in, 0.5) }
+        })
+        .collect();
+    let mut want = vec![0.0; m * n_in];
+    let mut bounds = want.clone();
+    let mut sum_len = 0;
+    for d in &data {
+        let (n_out, wv) = (d.w.rows, decoded::<E>(&d.w));
+        reference::backward_add(m, n_in, n_out, d.r, &d.dy, &wv, &d.u, &d.a, &mut want);
+        let abs = |x: &[f64]| x.iter().map(|x| x.abs()).collect::<Vec<_>>();
+        let (dy, wv, u, a) = (abs(&d.dy), abs(&wv), abs(&d.u), abs(&d.a));
+        reference::backward_add(m, n_in, n_out, d.r, &dy, &wv, &u, &a, &mut bounds);
+        sum_len += n_out + d.r;
+    }
+    let tol =
+        Tol::new(DType::of::<E>()).sum_len(sum_len).magnitudes(&bounds).round_result().cols(n_in);
+    for pair in pairs() {
+        let dx = pair.same_bits("nf4_linear.dx", |cpu| {
+            let dy: Vec<Vec<E>> = data.iter().map(|d| cast(&d.dy)).collect();
+            let u: Vec<Vec<E>> = data.iter().map(|d| pitched(&d.u, d.r, d.r + gap)).collect();
+            let a: Vec<Vec<E>> = data.iter().map(|d| cast(&d.a)).collect();
+            let list: Vec<BackwardTerm<'_, E>> = (data.iter().enumerate())
+                .map(|(i, d)| BackwardTerm {
+                    dy: &dy[i],
+                    w: &d.w,
+                    lora: (d.r > 0).then(|| LowRank {
+                        left: &u[i],
+                        ld: d.r + gap,
+                        r: d.r,
+                        right: &a[i],
+                    }),
+                })
+                .collect();
+            let mut dx = nan::<E>(m * n_in);
+            backward(cpu, m, &list, &mut dx).unwrap();
+            dx
+        });
+        assert_close("nf4_linear.dx", &dx, &want, tol);
+    }
+}
+
+/// Decodes every panel of `w` on `level` and compares each element with `Nf4Matrix::value`,
+/// rounded once; what lies outside the matrix must be zero.
+fn panels_are_exact<E: GemmElement>(level: Level, w: &Nf4Matrix) {
+    let scale = |block: usize| w.absmax.get(block);
+    let source =
+        Nf4Codes { codes: &w.codes, rows: w.rows, cols: w.cols, scale, codebook: &CODEBOOK };
+    let value = |row: usize, col: usize| {
+        let inside = row < w.rows && col < w.cols;
+        E::from_f32(if inside { w.value(row * w.cols + col) } else { 0.0 })
+    };
+    let g = E::GROUP;
+    for (direction, contraction, other) in [("nt", w.cols, w.rows), ("nn", w.rows, w.cols)] {
+        let mut panel = nan::<E>(panel_len::<E>(contraction));
+        for first in (0..other).step_by(NR) {
+            let count = NR.min(other - first);
+            panel.fill(E::from_f32(f32::NAN));
+            if direction == "nt" {
+                E::nf4_nt(level, &source, first, count, &mut panel);
+            } else {
+                E::nf4_nn(level, &source, first, count, &mut panel);
+            }
+            let want: Vec<E> = (0..panel.len())
+                .map(|i| {
+                    let (k, column) = (i / (NR * g) * g + i % g, i / g % NR);
+                    let column = if column < count { first + column } else { usize::MAX };
+                    if direction == "nt" { value(column, k) } else { value(k, column) }
+                })
+                .collect();
+            let name = format!("{direction} panel {first} of {}x{} on {level:?}", w.rows, w.cols);
+            assert_same_bits(&name, &panel, &want);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(24))]
+
+    #[test]
+    fn forward_equals_reference(s in shape()) {
+        forward_matches::<f32>(s);
+        forward_matches::<bf16>(s);
+    }
+
+    #[test]
+    fn backward_equals_reference(s in shape(), terms in 1usize..=4) {
+        backward_matches::<f32>(s, terms);
+        backward_matches::<bf16>(s, terms);
+    }
+
+    #[test]
+    fn decode_is_exact(rows in size(100), cols in width(), nested: bool, seed: u64) {
+        let w = matrix(&mut Rng::new(seed), rows, cols, nested);
+        for level in Level::ALL.into_iter().filter(|level| level.is_available()) {
+            panels_are_exact::<f32>(level, &w);
+            panels_are_exact::<bf16>(level, &w);
+        }
+    }
+
+    #[test]
+    fn reference_backward_equals_finite_differences(
+        m in 1usize..4, n_in in 1usize..7, n_out in 1usize..7, r in 0usize..4, seed: u64,
+    ) {
+        // V = x·Aᵀ, so U = dy·B: dx is the gradient of Σ y∘dy.
+        let mut rng = Rng::new(seed);
+        let (x, w) = (rng.values(m * n_in, 1.0), rng.values(n_out * n_in, 1.0));
+        let (a, b) = (rng.values(r * n_in, 1.0), rng.values(n_out * r, 1.0));
+        let dy = rng.values(m * n_out, 1.0);
+        let down = dayrun::ops::lora_down::reference::forward;
+        let loss = |x: &[f64]| {
+            let v = down(m, n_in, r, 1.0, x, &a);
+            let y = reference::forward(m, n_in, n_out, r, x, &w, &v, &b);
+            crate::common::dot(&y, &dy)
+        };
+        let u = dayrun::ops::lora_down::reference::backward(m, n_out, r, 1.0, &dy, &b);
+        let mut dx = vec![0.0; m * n_in];
+        reference::backward_add(m, n_in, n_out, r, &dy, &w, &u, &a, &mut dx);
+        let sum = |x: &[f64]| x.iter().map(|x| x.abs()).sum::<f64>();
+        let bound = (1.0 + sum(&x)) * sum(&dy) * (sum(&w) + sum(&a) * sum(&b));
+        assert_close("dx", &finite_difference(&x, loss), &dx, Tol::finite_difference(bound));
+    }
+}
+
+#[test]
+fn sums_past_the_scratch_of_one_width_and_rows_past_one_stretch() {
+    // More panels than tasks, and rows in several stretches.
+    for (m, n_in, n_out) in [(3, 64, 1100), (400, 128, 33), (200, 1000, 40)] {
+        let s = Shape { m, n_in, n_out, r: 16, gap: 0, nested: true, seed: 5 };
+        forward_matches::<f32>(s);
+        forward_matches::<bf16>(s);
+        backward_matches::<bf16>(s, 1);
+    }
+}
+
+#[test]
+fn no_rows_are_no_work_and_nan_stays_in_its_row() {
+    let w = matrix(&mut Rng::new(1), 40, 64, true);
+    for cpu in devices() {
+        forward::<f32>(cpu, 0, &[], &w, None, &mut []).unwrap();
+        backward::<bf16>(cpu, 0, &[BackwardTerm { dy: &[], w: &w, lora: None }], &mut []).unwrap();
+        let mut x = vec![1f32; 3 * 64];
+        x[64 + 5] = f32::NAN;
+        let mut y = vec![0f32; 3 * 40];
+        forward(cpu, 3, &x, &w, None, &mut y).unwrap();
+        for (row, y) in y.chunks(40).enumerate() {
+            assert!(y.iter().all(|y| y.is_nan() == (row == 1)), "row {row}");
+        }
+    }
+}
+
+#[test]
+fn short_buffers_are_errors() {
+    let cpu = devices().next().unwrap();
+    let w = matrix(&mut Rng::new(1), 5, 6, false);
+    let (x, mut y, right) = ([1f32; 12], [1f32; 10], [1f32; 15]);
+    let left = [1f32; 7];
+    let lora = LowRank { left: &left, ld: 4, r: 3, right: &right };
+    forward(cpu, 2, &x, &w, Some(lora), &mut y).unwrap();
+    let message = |e: Result<(), dayrun::ops::ShapeError>| e.unwrap_err().to_string();
+    assert_eq!(
+        message(forward(cpu, 2, &x[1..], &w, None, &mut y)),
+        "nf4_linear::forward: len of x is 11, expected 12"
+    );
+    assert_eq!(
+        message(forward(cpu, 2, &x, &w, None, &mut y[1..])),
+        "nf4_linear::forward: len of y is 9, expected 10"
+    );
+    for (bad, part) in [
+        (LowRank { left: &left[1..], ..lora }, "len of V or U is 6, expected 7 or more"),
+        (LowRank { ld: 2, ..lora }, "pitch of V or U is 2, expected 3 or more"),
+        (LowRank { right: &right[1..], ..lora }, "len of the adapter matrix is 14, expected 15"),
+    ] {
+        let error = message(forward(cpu, 2, &x, &w, Some(bad), &mut y));
+        assert!(error.ends_with(part), "{error}");
+    }
+    let mut dx = [1f32; 12];
+    let term = BackwardTerm { dy: &y, w: &w, lora: None };
+    let narrow = matrix(&mut Rng::new(1), 5, 5, false);
+    backward(cpu, 2, &[term; 4], &mut dx).unwrap();
+    assert!(backward::<f32>(cpu, 2, &[], &mut dx).is_err());
+    assert!(backward(cpu, 2, &[term; 5], &mut dx).is_err());
+    assert!(backward(cpu, 2, &[term], &mut dx[1..]).is_err());
+    assert!(backward(cpu, 2, &[term, BackwardTerm { w: &narrow, ..term }], &mut dx).is_err());
+    assert!(backward(cpu, 2, &[BackwardTerm { dy: &y[1..], ..term }], &mut dx).is_err());
+    let lora = Some(LowRank { right: &right, ..lora });
+    assert!(backward(cpu, 2, &[BackwardTerm { lora, ..term }], &mut dx).is_err());
+}
+
+/// Codes that end before the matrix does are a mistake that must not read past the end.
+#[test]
+#[should_panic]
+fn missing_codes_panic() {
+    let mut w = matrix(&mut Rng::new(1), 32, 64, false);
+    w.codes = w.codes.window(0, 1000).unwrap();
+    let mut y = vec![0f32; 32];
+    let _ = forward(devices().next().unwrap(), 1, &[1f32; 64], &w, None, &mut y);
+}

@@ -288,8 +288,8 @@ pub unsafe fn nf4_nt_f32<S: Fn(usize) -> f32>(
     let codebook = unsafe { _mm512_loadu_ps(codebook.as_ptr()) };
     for chunk in 0..cols / 32 {
         for half in 0..2 {
-            let mut blocks = [[_mm512_setzero_si512(); 16]; 2];
-            for j in 0..16 {
+            let [mut low, mut high] = [[_mm512_setzero_si512(); 16]; 2];
+            for (j, (low, high)) in low.iter_mut().zip(&mut high).enumerate() {
                 let row = 16 * half + j;
                 if row < rows {
                     let element = (row0 + row) * cols + 32 * chunk;
@@ -297,11 +297,11 @@ pub unsafe fn nf4_nt_f32<S: Fn(usize) -> f32>(
                     // SAFETY: 16 bytes, just sliced.
                     let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
                     let [first, second] = decode_32(bytes, scale(element / 64), codebook);
-                    blocks[0][j] = _mm512_castps_si512(first);
-                    blocks[1][j] = _mm512_castps_si512(second);
+                    *low = _mm512_castps_si512(first);
+                    *high = _mm512_castps_si512(second);
                 }
             }
-            for (part, block) in blocks.iter().enumerate() {
+            for (part, block) in [&low, &high].into_iter().enumerate() {
                 let k = 32 * chunk + 16 * part;
                 // SAFETY: rows k .. k + 16 of the panel, columns 16·half .. +16.
                 unsafe { transpose_16x16(block, panel.cast::<u32>().add(k * NR + 16 * half), NR) };
