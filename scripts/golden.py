@@ -16,6 +16,8 @@ from pathlib import Path
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # matrices are small; spinning threads cost far more
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TORCHDYNAMO_DISABLE"] = "1"  # bitsandbytes compiles its portable decoder
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"

@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod close;
+pub mod golden;
 pub mod inputs;
 pub mod tol;
 

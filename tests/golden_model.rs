@@ -1,0 +1,258 @@
+//! Logits, gradients and losses against transformers, PEFT and bitsandbytes, in f32:
+//! tests/golden/tiny and tied, made by scripts/golden_tiny.py.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::golden::{self, GRADIENT, LOGITS, LOSS, Tensors, apart, apart_in_norm};
+use common::golden::{assert_beyond, assert_within};
+use dayrun::adapter::{Adapter, peft};
+use dayrun::device::cpu::Cpu;
+use dayrun::device::memory::Placement;
+use dayrun::model::batch::MicroBatch;
+use dayrun::model::engine::Inputs;
+use dayrun::model::kv_cache::KvCache;
+use dayrun::model::llama::Kind;
+use dayrun::model::weights::Weights;
+use dayrun::model::{Engine, LoadOptions, load};
+use dayrun::progress::quiet;
+use dayrun::train::{Trainer, TrainerOptions};
+use serde_json::Value;
+
+fn weights(name: &str) -> Arc<Weights> {
+    Arc::new(load(&golden::path(name), &LoadOptions::default(), &quiet).unwrap())
+}
+
+fn json(name: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(golden::path(name)).unwrap()).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+}
+
+fn prompts(name: &str) -> Vec<Vec<u32>> {
+    json(name)["prompts"].as_array().unwrap().iter().map(ids).collect()
+}
+
+/// One document: its tokens and the mask of those that are predicted.
+struct Document {
+    ids: Vec<u32>,
+    mask: Vec<bool>,
+}
+
+fn documents() -> Vec<Document> {
+    let golden = json("tiny/golden.json");
+    let read = |d: &Value| Document {
+        ids: ids(&d["ids"]),
+        mask: ids(&d["loss_mask"]).into_iter().map(|m| m == 1).collect(),
+    };
+    golden["documents"].as_array().unwrap().iter().map(read).collect()
+}
+
+fn pack<'a>(documents: impl IntoIterator<Item = &'a Document>) -> MicroBatch {
+    let mut batch = MicroBatch { cu_seqlens: vec![0], ..Default::default() };
+    for Document { ids, mask } in documents {
+        let start = batch.tokens.len();
+        batch.tokens.extend(ids);
+        batch.position_ids.extend(0..ids.len() as u32);
+        batch.cu_seqlens.push(batch.tokens.len() as u32);
+        for t in (1..ids.len()).filter(|&t| mask[t]) {
+            batch.loss_positions.push((start + t - 1) as u32);
+            batch.targets.push(ids[t]);
+        }
+    }
+    batch
+}
+
+/// Logits at every position of one prompt.
+fn logits(weights: &Arc<Weights>, adapter: Option<&Adapter>, prompt: &[u32]) -> Vec<f32> {
+    let n = prompt.len();
+    let kind = Kind::Generate { tokens: n, rows: n };
+    let cpu = Arc::new(Cpu::new(1));
+    let mut engine =
+        Engine::<f32>::new(cpu, weights.clone(), adapter, kind, Placement::Separate).unwrap();
+    let mut cache = KvCache::new(&weights.config, 1, n);
+    let positions: Vec<u32> = (0..n as u32).collect();
+    let inputs = Inputs {
+        tokens: prompt,
+        position_ids: &positions,
+        cu_seqlens: &[0, n as u32],
+        positions: &positions,
+        targets: &[],
+        loss_scale: 1.0,
+    };
+    engine.execute(&inputs, Some(&mut cache)).unwrap();
+    engine.logits().to_vec()
+}
+
+fn adapter(weights: &Weights, name: &str) -> Adapter {
+    peft::load(&golden::path("tiny").join(name), &weights.config).unwrap()
+}
+
+#[test]
+fn logits_without_an_adapter() {
+    for name in ["tiny", "tied"] {
+        let weights = weights(&format!("{name}/bnb"));
+        let want = Tensors::open(&format!("{name}/forward.safetensors"));
+        let prompts = prompts(&format!("{name}/golden.json"));
+        assert_eq!(prompts.len(), 4);
+        for (i, prompt) in prompts.iter().enumerate() {
+            let got = logits(&weights, None, prompt);
+            let want = want.floats(&format!("logits.{i}"));
+            assert!(golden::std(&want) > 1.0, "{name}: logits too flat to tell");
+            assert_within(&format!("{name} logits {i}"), apart(&got, &want), LOGITS);
+        }
+    }
+}
+
+#[test]
+fn logits_with_an_adapter() {
+    let weights = weights("tiny/bnb");
+    for name in ["adapter-r8", "adapter-r5-rslora"] {
+        let adapter = adapter(&weights, name);
+        let want = Tensors::open(&format!("tiny/{name}.safetensors"));
+        for (i, prompt) in prompts("tiny/golden.json").iter().enumerate() {
+            let got = logits(&weights, Some(&adapter), prompt);
+            let want = want.floats(&format!("logits.{i}"));
+            assert_within(&format!("{name} logits {i}"), apart(&got, &want), LOGITS);
+        }
+    }
+}
+
+/// Interleaved rope, permuted q and k, either scaling left out, the mask one off either way.
+#[test]
+fn planted_mistakes_are_far_away() {
+    let weights = weights("tiny/bnb");
+    let adapter = adapter(&weights, "adapter-r8");
+    let got = logits(&weights, Some(&adapter), &prompts("tiny/golden.json")[3]);
+    let mistakes = Tensors::open("tiny/mistakes.safetensors");
+    let names = mistakes.names();
+    assert_eq!(names.len(), 6, "{names:?}");
+    for name in names {
+        assert_beyond(&name, apart(&got, &mistakes.floats(&name)), LOGITS);
+    }
+}
+
+/// The gradient of the mean loss over all loss tokens, packed, and each document's own loss.
+#[test]
+fn losses_and_gradients_of_packed_documents() {
+    let weights = weights("tiny/bnb");
+    let documents = documents();
+    let batch = pack(&documents);
+    for name in ["adapter-r8", "adapter-r5-rslora"] {
+        let adapter = adapter(&weights, name);
+        let want = Tensors::open(&format!("tiny/{name}.safetensors"));
+        let kind = Kind::Train { tokens: batch.tokens.len() };
+        let cpu = Arc::new(Cpu::new(2));
+        let mut engine =
+            Engine::<f32>::new(cpu, weights.clone(), Some(&adapter), kind, Placement::Separate)
+                .unwrap();
+        engine.run(&batch, 1.0 / batch.targets.len() as f32).unwrap();
+
+        let mut losses = engine.losses().iter().map(|&l| f64::from(l));
+        for (i, document) in documents.iter().enumerate() {
+            let n = (1..document.ids.len()).filter(|&t| document.mask[t]).count();
+            let got: f64 = losses.by_ref().take(n).sum();
+            let want = f64::from(want.floats(&format!("nll.{i}"))[0]);
+            assert_within(&format!("{name} loss {i}"), (got - want).abs() / want, LOSS);
+        }
+        assert_eq!(losses.next(), None);
+
+        let wanted = wanted_gradient(&adapter, &want);
+        let got = engine.grads().to_vec();
+        assert_within(&format!("{name} gradient"), apart_in_norm(&got, &wanted), GRADIENT);
+        // Small tensors too: none may hide behind the others' norm.
+        for module in &adapter.modules {
+            let r = adapter.config.r;
+            for range in [module.a_range(r), module.b_range(r)] {
+                let apart = apart_in_norm(&got[range.clone()], &wanted[range]);
+                assert_within(&format!("{name} {}", module.path), apart, GRADIENT);
+            }
+        }
+
+        // The loss mask one token late, the divisor of documents and not of tokens.
+        let late: Vec<Document> = documents
+            .iter()
+            .map(|d| {
+                let mut mask = d.mask.clone();
+                mask.rotate_right(1);
+                Document { ids: d.ids.clone(), mask }
+            })
+            .collect();
+        let late = pack(&late);
+        engine.grads().fill(0.0);
+        engine.run(&late, 1.0 / late.targets.len() as f32).unwrap();
+        assert_beyond("late mask", apart_in_norm(engine.grads(), &wanted), GRADIENT);
+        let scaled: Vec<f32> = got.iter().map(|g| g * 0.98).collect();
+        assert_beyond("scaled", apart_in_norm(&scaled, &wanted), GRADIENT);
+        let mut nan = got;
+        nan[0] = f32::NAN;
+        assert!(apart_in_norm(&nan, &wanted).is_nan());
+    }
+}
+
+fn wanted_gradient(adapter: &Adapter, want: &Tensors) -> Vec<f32> {
+    let r = adapter.config.r;
+    let mut all = vec![f32::NAN; adapter.params.len()];
+    for module in &adapter.modules {
+        for (part, range) in [("lora_A", module.a_range(r)), ("lora_B", module.b_range(r))] {
+            let name = format!("grad.{}.{part}", module.path);
+            all[range].copy_from_slice(&want.floats(&name));
+        }
+    }
+    all
+}
+
+/// The first twenty losses of AdamW with clipping, decay, warm-up and cosine over two accumulated
+/// micro-batches, the gradient norms, and the adapter that remains.
+#[test]
+fn twenty_losses() {
+    let weights = weights("tiny/bnb");
+    let golden = json("tiny/golden.json");
+    let run = &golden["run"];
+    let number = |value: &Value| value.as_f64().unwrap();
+    let documents = documents();
+    let batches: Vec<MicroBatch> = run["micro_batches"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|batch| pack(ids(batch).iter().map(|&i| &documents[i as usize])))
+        .collect();
+    let options = TrainerOptions {
+        micro_batch_tokens: batches.iter().map(|b| b.tokens.len()).max().unwrap(),
+        beta1: number(&run["betas"][0]),
+        beta2: number(&run["betas"][1]),
+        eps: number(&run["eps"]),
+        weight_decay: number(&run["weight_decay"]),
+        max_grad_norm: number(&run["max_grad_norm"]),
+        placement: Placement::Packed,
+    };
+    let start = adapter(&weights, "adapter-r8");
+    let cpu = Arc::new(Cpu::new(2));
+    let mut trainer = Trainer::<f32>::new(cpu, weights.clone(), start, options).unwrap();
+    let mut losses = Vec::new();
+    let steps = golden["training"].as_array().unwrap();
+    assert_eq!(steps.len(), 20);
+    for (k, want) in steps.iter().enumerate() {
+        let report = trainer.step(&batches, number(&want["lr"])).unwrap();
+        for (what, got) in [("loss", report.loss), ("grad_norm", report.grad_norm)] {
+            let want = number(&want[what]);
+            let bound = if what == "loss" { LOSS } else { GRADIENT };
+            assert_within(&format!("step {k} {what} {want:.4}"), (got - want).abs() / want, bound);
+        }
+        losses.push(report.loss);
+    }
+    let after = adapter(&weights, "adapter-r8-trained");
+    let distance = apart_in_norm(&trainer.adapter().params, &after.params);
+    assert_within("trained adapter", distance, GRADIENT);
+
+    let mistakes = golden["mistaken_losses"].as_object().unwrap();
+    assert_eq!(mistakes.len(), 4);
+    for (name, wrong) in mistakes {
+        let apart = wrong.as_array().unwrap().iter().zip(&losses);
+        let apart = apart.map(|(w, l)| (l - number(w)).abs() / number(w)).fold(0.0, f64::max);
+        assert_beyond(name, apart, LOSS);
+    }
+}
