@@ -40,3 +40,29 @@ impl Element for bf16 {
         bf16::from_bits(if is_nan { quiet } else { rounded } as u16)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_rounds_as_half_does() {
+        // A prime step visits every exponent, and ties are tried on purpose.
+        let spread = (0..=u32::MAX).step_by(4099);
+        let ties = (0..=u16::MAX).map(|high| (u32::from(high) << 16) | 0x8000);
+        for bits in spread.chain(ties) {
+            let x = f32::from_bits(bits);
+            let (got, want) = (<bf16 as Element>::from_f32(x), bf16::from_f32(x));
+            if x.is_nan() {
+                assert!(got.is_nan(), "{bits:#x} gives {got:?}");
+            } else {
+                assert_eq!(got.to_bits(), want.to_bits(), "{bits:#x}");
+            }
+        }
+        for bits in 0..=u16::MAX {
+            // Widening keeps every bit, a NaN's payload included (`half` makes those quiet).
+            let widened = Element::to_f32(bf16::from_bits(bits));
+            assert_eq!(widened.to_bits(), u32::from(bits) << 16, "{bits:#x}");
+        }
+    }
+}
