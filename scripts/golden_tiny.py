@@ -248,6 +248,23 @@ def train(peft, docs, mistake=""):
     return rows
 
 
+def additive(seen):
+    """An attention mask for transformers: 0 where a token is seen."""
+    return torch.zeros(1, 1, *seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+
+
+def interleaved(q, k, cos, sin, unsqueeze_dim=1):
+    """The wrong rope for Hugging Face's order: neighbouring pairs turn, not halves."""
+    cos = cos[..., : cos.shape[-1] // 2].unsqueeze(unsqueeze_dim)
+    sin = sin[..., : sin.shape[-1] // 2].unsqueeze(unsqueeze_dim)
+
+    def turn(x):
+        a, b = x[..., 0::2], x[..., 1::2]
+        return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
+
+    return turn(q), turn(k)
+
+
 def planted_logits(base_twin, adapter, ids, log):
     """Name -> logits with one thing wrong; the plain twin with the adapter is the right one."""
     n = ids.numel()
@@ -255,23 +272,12 @@ def planted_logits(base_twin, adapter, ids, log):
     ahead = torch.tril(torch.ones(n, n, dtype=torch.bool), 1)
     short = torch.tril(torch.ones(n, n, dtype=torch.bool), -1)
     short[0, 0] = True
-    additive = lambda seen: torch.zeros(1, 1, n, n).masked_fill(~seen, torch.finfo(torch.float32).min)
     peft = PeftModel.from_pretrained(base_twin, adapter).eval()
     out = {"right": logits(peft, ids)}
     again = (logits(peft, ids, attention_mask=additive(below)) - out["right"]).abs().max()
     assert again < 1e-4 * out["right"].std(), again
     out["mask_one_ahead"] = logits(peft, ids, attention_mask=additive(ahead))
     out["mask_one_short"] = logits(peft, ids, attention_mask=additive(short))
-
-    def interleaved(q, k, cos, sin, unsqueeze_dim=1):
-        cos = cos[..., : cos.shape[-1] // 2].unsqueeze(unsqueeze_dim)
-        sin = sin[..., : sin.shape[-1] // 2].unsqueeze(unsqueeze_dim)
-
-        def turn(x):
-            a, b = x[..., 0::2], x[..., 1::2]
-            return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
-
-        return turn(q), turn(k)
 
     right = modeling_llama.apply_rotary_pos_emb
     modeling_llama.apply_rotary_pos_emb = interleaved

@@ -5,18 +5,25 @@ mod common;
 
 use std::sync::Arc;
 
+use common::assert_same_bits;
 use common::golden::{self, GRADIENT, LOGITS, LOSS, Tensors, apart, apart_in_norm};
 use common::golden::{assert_beyond, assert_within};
-use dayrun::adapter::{Adapter, peft};
+use dayrun::adapter::Adapter;
+use dayrun::adapter::peft::{self, BaseModel};
 use dayrun::device::cpu::Cpu;
 use dayrun::device::memory::Placement;
 use dayrun::model::batch::MicroBatch;
+use dayrun::model::config::{Linear, LlamaConfig};
 use dayrun::model::engine::Inputs;
 use dayrun::model::kv_cache::KvCache;
 use dayrun::model::llama::Kind;
+#[cfg(all(feature = "gguf", feature = "cli"))]
+use dayrun::model::source::{DEMO, Sources};
+use dayrun::model::tokenizer::TextTokenizer;
 use dayrun::model::weights::Weights;
 use dayrun::model::{Engine, LoadOptions, load};
 use dayrun::progress::quiet;
+use dayrun::quant::Nf4Matrix;
 use dayrun::train::{Trainer, TrainerOptions};
 use serde_json::Value;
 
@@ -247,6 +254,11 @@ fn twenty_losses() {
     let after = adapter(&weights, "adapter-r8-trained");
     let distance = apart_in_norm(&trainer.adapter().params, &after.params);
     assert_within("trained adapter", distance, GRADIENT);
+    // For scripts/check_peft.py, by hand: PEFT's own view of what was trained here.
+    if let Some(dir) = std::env::var_os("DAYRUN_KEEP_ADAPTER") {
+        let base = BaseModel { name: "tiny".into(), ..BaseModel::default() };
+        peft::save(trainer.adapter(), dir.as_ref(), &base).unwrap();
+    }
 
     let mistakes = golden["mistaken_losses"].as_object().unwrap();
     assert_eq!(mistakes.len(), 4);
@@ -254,5 +266,115 @@ fn twenty_losses() {
         let apart = wrong.as_array().unwrap().iter().zip(&losses);
         let apart = apart.map(|(w, l)| (l - number(w)).abs() / number(w)).fold(0.0, f64::max);
         assert_beyond(name, apart, LOSS);
+    }
+}
+
+/// A matrix's bits: packed codes and every scale.
+fn same_matrix(what: &str, a: &Nf4Matrix, b: &Nf4Matrix) {
+    assert_eq!((a.rows, a.cols), (b.rows, b.cols), "{what}");
+    assert_same_bits(what, &a.codes, &b.codes);
+    let scales = |m: &Nf4Matrix| (0..m.blocks()).map(|i| m.absmax.get(i)).collect::<Vec<f32>>();
+    assert_same_bits(what, &scales(a), &scales(b));
+}
+
+/// The same bf16 weights from a Hub directory and from a GGUF that the `gguf` package wrote with
+/// llama.cpp's order of q and k rows: the same bits, the same configuration, the same token ids.
+#[cfg(feature = "gguf")]
+#[test]
+fn hub_directory_and_gguf_are_one_model() {
+    let (hub, gguf) = (weights("tiny/hub"), weights("tiny/tiny.gguf"));
+    assert_eq!(
+        LlamaConfig { rms_norm_eps: 0.0, ..hub.config.clone() },
+        LlamaConfig { rms_norm_eps: 0.0, ..gguf.config.clone() }
+    );
+    // GGUF keeps it in f32.
+    assert_eq!(hub.config.rms_norm_eps as f32, gguf.config.rms_norm_eps as f32);
+    let dense = |w: &Weights| {
+        let mut all = vec![w.embed_tokens.data.to_vec(), w.head().data.to_vec()];
+        all.push(w.norm.data.to_vec());
+        for layer in &w.layers {
+            all.push(layer.input_layernorm.data.to_vec());
+            all.push(layer.post_attention_layernorm.data.to_vec());
+        }
+        all
+    };
+    assert!(dense(&hub) == dense(&gguf));
+    assert_eq!((hub.layers.len(), gguf.layers.len()), (2, 2));
+    for (i, (a, b)) in hub.layers.iter().zip(&gguf.layers).enumerate() {
+        for linear in Linear::ALL {
+            same_matrix(&linear.path(i), a.linear(linear), b.linear(linear));
+        }
+    }
+    let prompt = &prompts("tiny/golden.json")[3];
+    assert_same_bits("logits", &logits(&hub, None, prompt), &logits(&gguf, None, prompt));
+
+    let text =
+        "<|im_start|>user\nWhat is the other thing at 12345?\n<|im_end|> naïve \u{1f600}\t{}";
+    let ids =
+        |name: &str| TextTokenizer::load(&golden::path(name)).unwrap().encode_plain(text).unwrap();
+    let from_hub = ids("tiny/hub");
+    assert_eq!(from_hub, ids("tiny/tiny.gguf"));
+    assert_eq!(from_hub[0], 1);
+}
+
+/// An adapter that PEFT wrote, loaded and written again: the same parameters, tensors of the same
+/// names, shapes and bytes.
+#[test]
+fn adapters_of_peft_go_round() {
+    let weights = weights("tiny/bnb");
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["adapter-r8", "adapter-r5-rslora", "adapter-r8-trained"] {
+        let first = adapter(&weights, name);
+        let out = dir.path().join(name);
+        peft::save(&first, &out, &BaseModel::default()).unwrap();
+        assert_eq!(peft::load(&out, &weights.config).unwrap(), first);
+        let read = |dir: &std::path::Path| {
+            let bytes = std::fs::read(dir.join("adapter_model.safetensors")).unwrap();
+            let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            let mut all: Vec<_> = file
+                .tensors()
+                .into_iter()
+                .map(|(name, view)| (name, view.shape().to_vec(), view.data().to_vec()))
+                .collect();
+            all.sort();
+            all
+        };
+        assert!(read(&out) == read(&golden::path("tiny").join(name)), "{name}");
+    }
+}
+
+/// SmolLM2 from its GGUF, through NF4 as CUDA quantises. The model is 98 MB and not in the
+/// repository: looked for in the caches (or at `DAYRUN_DEMO_MODEL`), never fetched.
+#[cfg(all(feature = "gguf", feature = "cli"))]
+#[test]
+fn smollm2_logits() {
+    let sources = Sources::from_env();
+    let cached = sources.cache.map(|dir| dir.join("models").join(DEMO.file));
+    let named = std::env::var_os("DAYRUN_DEMO_MODEL").map(std::path::PathBuf::from);
+    let Some(path) = named.or(cached).filter(|path| path.exists()) else {
+        eprintln!("skipped: the demo model is in no cache; `dayrun quickstart` fetches it");
+        return;
+    };
+    let weights = Arc::new(load(&path, &LoadOptions::default(), &quiet).unwrap());
+    let golden = Tensors::open("smollm2.safetensors");
+    let prompt = golden.ids("input_ids");
+    let all = logits(&weights, None, &prompt);
+    let vocab = golden.ids("vocab_ids");
+    let got: Vec<f32> = all
+        .chunks_exact(weights.config.vocab_size)
+        .flat_map(|row| vocab.iter().map(|&v| row[v as usize]))
+        .collect();
+    let want = golden.floats("logits");
+    // Bounded by the deviation of all logits, not of the sample.
+    let std = f64::from(golden.floats("std")[0]);
+    assert!(std > 1.0);
+    let distance = apart(&got, &want) * golden::std(&want) / std;
+    assert_within("SmolLM2 logits", distance, LOGITS);
+    let mistakes = golden.names().into_iter().filter(|name| name.starts_with("mistake."));
+    let mistakes: Vec<String> = mistakes.collect();
+    assert_eq!(mistakes.len(), 4);
+    for name in mistakes {
+        let wrong = golden.floats(&name);
+        assert_beyond(&name, apart(&got[got.len() - wrong.len()..], &wrong), LOGITS);
     }
 }
