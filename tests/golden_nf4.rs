@@ -3,53 +3,38 @@
 mod common;
 
 use common::assert_same_bits;
+use common::golden::Tensors;
 use dayrun::device::bytes::Bytes;
 use dayrun::quant::bnb::{self, RawTensor};
 use dayrun::quant::{Absmax, DYNAMIC_MAP, Nf4Matrix, double_quantise, nf4, quantise};
 use half::bf16;
-use safetensors::{Dtype, SafeTensors};
 
 /// Matrices in the file beside `nested`.
 const CASES: [&str; 8] =
     ["random", "outliers", "zeros", "thresholds", "straddle", "tail", "odd", "bf16"];
 
-struct Golden(Vec<u8>);
+struct Golden(Tensors);
 
 impl Golden {
     fn open() -> Self {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/nf4.safetensors");
-        Golden(std::fs::read(path).unwrap())
+        Golden(Tensors::open("nf4.safetensors"))
     }
 
     fn find(&self, name: &str) -> Option<RawTensor> {
-        let tensors = SafeTensors::deserialize(&self.0).unwrap();
-        let view = tensors.tensor(name).ok()?;
-        let data = Bytes::from(view.data().to_vec());
-        Some(RawTensor { dtype: view.dtype(), shape: view.shape().to_vec(), data })
-    }
-
-    fn raw(&self, name: &str) -> RawTensor {
-        self.find(name).unwrap_or_else(|| panic!("no tensor `{name}`"))
+        let (dtype, shape, data) = self.0.find(name)?;
+        Some(RawTensor { dtype, shape, data: Bytes::from(data) })
     }
 
     fn bytes(&self, name: &str) -> Vec<u8> {
-        self.raw(name).data.to_vec()
+        self.0.raw(name).2
     }
 
-    /// Values as f32, exactly.
     fn floats(&self, name: &str) -> Vec<f32> {
-        let raw = self.raw(name);
-        match raw.dtype {
-            Dtype::F32 => raw.data.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            Dtype::BF16 => {
-                raw.data.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect()
-            }
-            dtype => panic!("{name}: {dtype:?}"),
-        }
+        self.0.floats(name)
     }
 
     fn shape(&self, name: &str) -> (usize, usize) {
-        match self.raw(name).shape[..] {
+        match self.0.raw(name).1[..] {
             [rows, cols] => (rows, cols),
             ref shape => panic!("{name}: {shape:?}"),
         }
@@ -131,7 +116,7 @@ fn same_values(golden: &Golden, case: &str, matrix: &Nf4Matrix) {
 fn a_serialised_weight_decodes_to_the_same_bits() {
     let golden = Golden::open();
     let (rows, cols) = golden.shape("nested.x");
-    let packed = golden.raw("nested.weight");
+    let packed = golden.find("nested.weight").unwrap();
     let read = |drop: &str| {
         bnb::read(rows, cols, &packed, |suffix| {
             (suffix != drop).then(|| golden.find(&format!("nested.weight.{suffix}"))).flatten()
