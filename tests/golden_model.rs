@@ -10,6 +10,7 @@ use common::golden::{self, GRADIENT, LOGITS, LOSS, Tensors, apart, apart_in_norm
 use common::golden::{assert_beyond, assert_within};
 use dayrun::adapter::Adapter;
 use dayrun::adapter::peft::{self, BaseModel};
+use dayrun::config::ScheduleKind;
 use dayrun::device::cpu::Cpu;
 use dayrun::device::memory::Placement;
 use dayrun::model::batch::MicroBatch;
@@ -24,7 +25,7 @@ use dayrun::model::weights::Weights;
 use dayrun::model::{Engine, LoadOptions, load};
 use dayrun::progress::quiet;
 use dayrun::quant::Nf4Matrix;
-use dayrun::train::{Trainer, TrainerOptions};
+use dayrun::train::{Schedule, Trainer, TrainerOptions};
 use serde_json::Value;
 
 fn weights(name: &str) -> Arc<Weights> {
@@ -236,6 +237,12 @@ fn twenty_losses() {
         max_grad_norm: number(&run["max_grad_norm"]),
         placement: Placement::Packed,
     };
+    let schedule = Schedule {
+        kind: ScheduleKind::Cosine,
+        peak: number(&run["lr"]),
+        warmup: run["warmup_steps"].as_u64().unwrap(),
+        total: run["steps"].as_u64().unwrap(),
+    };
     let start = adapter(&weights, "adapter-r8");
     let cpu = Arc::new(Cpu::new(2));
     let mut trainer = Trainer::<f32>::new(cpu, weights.clone(), start, options).unwrap();
@@ -243,7 +250,11 @@ fn twenty_losses() {
     let steps = golden["training"].as_array().unwrap();
     assert_eq!(steps.len(), 20);
     for (k, want) in steps.iter().enumerate() {
-        let report = trainer.step(&batches, number(&want["lr"])).unwrap();
+        let lr = schedule.lr(k as u64);
+        let apart = (lr - number(&want["lr"])).abs() / schedule.peak;
+        // A handful of f64 operations of values up to the peak.
+        assert_within(&format!("step {k} lr"), apart, 8.0 * f64::EPSILON);
+        let report = trainer.step(&batches, lr).unwrap();
         for (what, got) in [("loss", report.loss), ("grad_norm", report.grad_norm)] {
             let want = number(&want[what]);
             let bound = if what == "loss" { LOSS } else { GRADIENT };
