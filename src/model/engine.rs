@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::batch::MicroBatch;
+use super::config::LlamaConfig;
 use super::kv_cache::KvCache;
-use super::llama::{self, Kind, LlamaProgram};
+use super::llama::{self, Columns, Kind, LlamaProgram};
 use super::lora_layout::{AdapterCopy, LayoutError};
 use super::program::Group;
-use super::run::Run;
+use super::run::{Run, dims};
 use super::weights::Weights;
 use crate::adapter::Adapter;
-use crate::device::cpu::{Cpu, GemmElement};
+use crate::device::cpu::{Cpu, GemmElement, gemm};
 use crate::device::memory::{Memory, Placement};
-use crate::ops::{ShapeError, rope};
+use crate::ops::{ShapeError, attention, rope};
 
 /// A program could not be built or run.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +93,8 @@ impl<E: GemmElement> Engine<E> {
         let memory = Memory::new(plan.program.specs(), placement);
         let positions = config.max_position_embeddings;
         let rope = Arc::new(rope::Tables::new(config.head_dim, config.rope_theta, positions));
+        gemm::reserve::<E>(&cpu, longest_sum(config, kind, &columns));
+        attention::reserve(&cpu, &dims(config))?;
         let grads = match (kind, adapter) {
             (Kind::Train { .. }, Some(adapter)) => vec![0.0; adapter.params.len()],
             _ => Vec::new(),
@@ -217,5 +220,21 @@ impl<E: GemmElement> Engine<E> {
             }
             Ok(())
         })
+    }
+}
+
+/// The longest contraction of a program: what a thread's scratch must hold.
+fn longest_sum(config: &LlamaConfig, kind: Kind, columns: Columns<'_>) -> usize {
+    let group = |layer: usize, group: Group| {
+        let shapes = group.linears().iter().map(|linear| linear.shape(config));
+        let sum: usize = shapes.map(|(n_out, n_in)| n_out.max(n_in)).sum();
+        sum + columns(layer, group)
+    };
+    let layers = 0..config.num_hidden_layers;
+    let linears = layers.flat_map(|layer| Group::ALL.map(|g| group(layer, g))).max().unwrap_or(0);
+    match kind {
+        // Gradients sum over tokens, the head's over the vocabulary.
+        Kind::Train { tokens } => linears.max(tokens).max(config.vocab_size),
+        Kind::Eval { .. } | Kind::Generate { .. } => linears,
     }
 }

@@ -516,7 +516,8 @@ type Rotate<E> = fn(
     &mut [E],
 ) -> Result<(), ShapeError>;
 
-fn dims(config: &LlamaConfig) -> attention::Dims {
+/// The attention's dimensions.
+pub(super) fn dims(config: &LlamaConfig) -> attention::Dims {
     attention::Dims {
         heads: config.num_attention_heads,
         kv_heads: config.num_key_value_heads,

@@ -31,6 +31,8 @@ pub struct Out<'a, O> {
 
 /// Rows below which a stretch is not cut further.
 const MIN_ROWS: usize = 96;
+/// Most terms of a sum.
+const MAX_TERMS: usize = 8;
 /// Tasks aimed at where there are enough rows: enough for some 16 threads to share evenly.
 const TASKS: usize = 32;
 
@@ -81,6 +83,12 @@ pub fn gemm<E: GemmElement, O: Element>(
     });
 }
 
+/// Grows every thread's scratch for products over `k` (all terms together), so that none grows it
+/// when it meets its first such task, whenever that is.
+pub fn reserve<E: GemmElement>(cpu: &Cpu, k: usize) {
+    cpu.broadcast(|| with_scratch::<E, _>(panel_len::<E>(k + MAX_TERMS * E::GROUP), |_| ()));
+}
+
 #[allow(clippy::too_many_arguments)]
 fn run_task<E: GemmElement, O: Element>(
     cpu: &Cpu,
@@ -92,7 +100,6 @@ fn run_task<E: GemmElement, O: Element>(
     ld: usize,
     scale: f32,
 ) {
-    const MAX_TERMS: usize = 8;
     assert!(terms.len() <= MAX_TERMS);
     let mut rest = scratch;
     let mut panels: [&[E]; MAX_TERMS] = [&[]; MAX_TERMS];

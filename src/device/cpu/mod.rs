@@ -47,6 +47,11 @@ impl Cpu {
         self.pool.install(f)
     }
 
+    /// Runs `f` once on every thread of the pool: for what each thread keeps of its own.
+    pub fn broadcast(&self, f: impl Fn() + Sync) {
+        self.pool.broadcast(|_| f());
+    }
+
     /// A name for run records: `cpu (avx512bf16)`.
     pub fn name(&self) -> String {
         format!("cpu ({})", self.level.name())

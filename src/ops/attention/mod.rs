@@ -44,6 +44,7 @@ pub use cache::{append, decode};
 pub use forward::forward;
 
 use super::{ShapeError, check, check_at_least, rows};
+use crate::device::cpu::Cpu;
 
 const OP: &str = "attention";
 
@@ -56,6 +57,14 @@ pub struct Dims {
     pub head_dim: usize,
     /// Usually 1/sqrt(head_dim).
     pub scale: f32,
+}
+
+/// Grows every thread's scratch to what attention with these dimensions needs, so that none grows
+/// it later.
+pub fn reserve(cpu: &Cpu, dims: &Dims) -> Result<(), ShapeError> {
+    dims.check()?;
+    cpu.broadcast(|| tile::reserve(dims.block_q() * dims.group(), dims.head_dim));
+    Ok(())
 }
 
 impl Dims {

@@ -72,6 +72,15 @@ pub(super) fn with_scratch<const N: usize>(lens: [usize; N], f: impl FnOnce([&mu
     });
 }
 
+/// Grows this thread's scratch to the most that a block of `rows` query rows needs: what the
+/// backward pass has of panels, key tiles in both orders, score tiles and statistics.
+pub(super) fn reserve(rows: usize, head_dim: usize) {
+    let (panel, tile) = (rows * pad(head_dim), rows * KEYS);
+    let (turned, flat) = (head_dim * KEYS, KEYS * pad(head_dim));
+    let lens = [panel, panel, panel, turned, turned, flat, flat, tile, tile, rows, rows];
+    with_scratch(lens, |_| ());
+}
+
 /// A head's rows in a packed `[T, width]` matrix: `rows`, `group` heads from column `column`.
 pub(super) struct Rows<'a, E> {
     pub data: &'a [E],

@@ -1,0 +1,202 @@
+//! A Llama decoder in plain f64, one document at a time. It shares no code with the library.
+
+use dayrun::adapter::Adapter;
+use dayrun::device::cpu::Element;
+use dayrun::model::batch::MicroBatch;
+use dayrun::model::config::Linear;
+use dayrun::model::weights::{Dense, Weights};
+use dayrun::quant::Nf4Matrix;
+
+struct Matrix {
+    rows: usize,
+    cols: usize,
+    data: Vec<f64>,
+}
+
+impl Matrix {
+    /// x·Wᵀ for one row x.
+    fn apply(&self, x: &[f64]) -> Vec<f64> {
+        assert_eq!(x.len(), self.cols);
+        self.data.chunks(self.cols).map(|w| w.iter().zip(x).map(|(w, x)| w * x).sum()).collect()
+    }
+
+    fn dense(d: &Dense) -> Self {
+        let data = d.as_slice().iter().map(|x| f64::from(x.to_f32())).collect();
+        Matrix { rows: d.rows, cols: d.cols, data }
+    }
+
+    /// The values that the linear multiplies with: rounded once to `E`.
+    fn nf4<E: Element>(w: &Nf4Matrix) -> Self {
+        let value = |i| f64::from(E::from_f32(w.value(i)).to_f32());
+        Matrix { rows: w.rows, cols: w.cols, data: (0..w.rows * w.cols).map(value).collect() }
+    }
+}
+
+struct Layer {
+    input_norm: Vec<f64>,
+    post_norm: Vec<f64>,
+    linears: Vec<Matrix>,
+}
+
+/// The base in f64, and what the adapter is scaled by.
+pub struct Model {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    eps: f64,
+    theta: f64,
+    embed: Matrix,
+    layers: Vec<Layer>,
+    norm: Vec<f64>,
+    head: Matrix,
+}
+
+/// Losses and logits of one document.
+pub struct Output {
+    /// `[T, vocab]`
+    pub logits: Vec<f64>,
+    pub vocab: usize,
+}
+
+impl Output {
+    /// −log p(target) at a position.
+    pub fn loss(&self, position: usize, target: u32) -> f64 {
+        let row = &self.logits[position * self.vocab..(position + 1) * self.vocab];
+        let max = row.iter().fold(f64::MIN, |a, &b| a.max(b));
+        max + row.iter().map(|x| (x - max).exp()).sum::<f64>().ln() - row[target as usize]
+    }
+}
+
+impl Model {
+    /// The model that runs in `E`, without its roundings of activations.
+    pub fn new<E: Element>(weights: &Weights) -> Self {
+        let c = &weights.config;
+        let layers = weights.layers.iter().map(|layer| Layer {
+            input_norm: Matrix::dense(&layer.input_layernorm).data,
+            post_norm: Matrix::dense(&layer.post_attention_layernorm).data,
+            linears: layer.linears.iter().map(Matrix::nf4::<E>).collect(),
+        });
+        Model {
+            heads: c.num_attention_heads,
+            kv_heads: c.num_key_value_heads,
+            head_dim: c.head_dim,
+            eps: c.rms_norm_eps,
+            theta: c.rope_theta,
+            embed: Matrix::dense(&weights.embed_tokens),
+            layers: layers.collect(),
+            norm: Matrix::dense(&weights.norm).data,
+            head: Matrix::dense(weights.lm_head.as_ref().unwrap_or(&weights.embed_tokens)),
+        }
+    }
+
+    /// One document's logits. `params` stand in for the adapter's own parameters.
+    pub fn forward(&self, tokens: &[u32], adapter: Option<(&Adapter, &[f64])>) -> Output {
+        let n = tokens.len();
+        let hidden = self.embed.cols;
+        let mut x: Vec<Vec<f64>> = tokens
+            .iter()
+            .map(|&t| self.embed.data[t as usize * hidden..][..hidden].to_vec())
+            .collect();
+        for (i, layer) in self.layers.iter().enumerate() {
+            let linear = |l: Linear, x: &[f64]| {
+                let mut y = layer.linears[l as usize].apply(x);
+                if let Some((adapter, params)) = adapter {
+                    add_lora(adapter, params, &l.path(i), x, &mut y);
+                }
+                y
+            };
+            let h: Vec<Vec<f64>> =
+                x.iter().map(|x| rms_norm(x, &layer.input_norm, self.eps)).collect();
+            let project = |l: Linear| h.iter().map(|h| linear(l, h)).collect::<Vec<_>>();
+            let (mut q, mut k, v) = (project(Linear::Q), project(Linear::K), project(Linear::V));
+            for (position, (q, k)) in q.iter_mut().zip(&mut k).enumerate() {
+                self.rotate(position, q);
+                self.rotate(position, k);
+            }
+            for t in 0..n {
+                let o = self.attend(&q[t], &k[..=t], &v[..=t]);
+                add(&mut x[t], &linear(Linear::O, &o));
+                let h = rms_norm(&x[t], &layer.post_norm, self.eps);
+                let (gate, up) = (linear(Linear::Gate, &h), linear(Linear::Up, &h));
+                let h: Vec<f64> =
+                    gate.iter().zip(&up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+                add(&mut x[t], &linear(Linear::Down, &h));
+            }
+        }
+        let logits =
+            x.iter().flat_map(|x| self.head.apply(&rms_norm(x, &self.norm, self.eps))).collect();
+        Output { logits, vocab: self.head.rows }
+    }
+
+    /// The losses of a batch, in the order of its loss positions.
+    pub fn losses(&self, batch: &MicroBatch, adapter: Option<(&Adapter, &[f64])>) -> Vec<f64> {
+        let mut losses = vec![f64::NAN; batch.targets.len()];
+        for pair in batch.cu_seqlens.windows(2) {
+            let out = self.forward(&batch.tokens[pair[0] as usize..pair[1] as usize], adapter);
+            let places = batch.loss_positions.iter().zip(&batch.targets);
+            for (loss, (&position, &target)) in losses.iter_mut().zip(places) {
+                if (pair[0]..pair[1]).contains(&position) {
+                    *loss = out.loss((position - pair[0]) as usize, target);
+                }
+            }
+        }
+        losses
+    }
+
+    /// Rotates pairs half a head apart.
+    fn rotate(&self, position: usize, x: &mut [f64]) {
+        let d = self.head_dim;
+        for head in x.chunks_mut(d) {
+            for i in 0..d / 2 {
+                let angle = position as f64 / self.theta.powf(2.0 * i as f64 / d as f64);
+                let (a, b) = (head[i], head[i + d / 2]);
+                head[i] = a * angle.cos() - b * angle.sin();
+                head[i + d / 2] = a * angle.sin() + b * angle.cos();
+            }
+        }
+    }
+
+    /// One query row over all keys given.
+    fn attend(&self, q: &[f64], k: &[Vec<f64>], v: &[Vec<f64>]) -> Vec<f64> {
+        let d = self.head_dim;
+        let mut o = vec![0.0; self.heads * d];
+        for head in 0..self.heads {
+            let at = head / (self.heads / self.kv_heads) * d;
+            let q = &q[head * d..(head + 1) * d];
+            let dot = |k: &[f64]| q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>();
+            let weights: Vec<f64> =
+                k.iter().map(|k| (dot(&k[at..at + d]) / (d as f64).sqrt()).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            for (w, v) in weights.iter().zip(v) {
+                for i in 0..d {
+                    o[head * d + i] += w / total * v[at + i];
+                }
+            }
+        }
+        o
+    }
+}
+
+/// y += s·(x·Aᵀ)·Bᵀ if the module is adapted.
+fn add_lora(adapter: &Adapter, params: &[f64], path: &str, x: &[f64], y: &mut [f64]) {
+    let Some(module) = adapter.modules.iter().find(|module| module.path == path) else { return };
+    let (r, s) = (adapter.config.r, adapter.config.lora_alpha / adapter.config.r as f64);
+    let a = &params[module.a..module.a + r * module.in_features];
+    let b = &params[module.b..module.b + r * module.out_features];
+    let v: Vec<f64> = a
+        .chunks(module.in_features)
+        .map(|a| s * a.iter().zip(x).map(|(a, x)| a * x).sum::<f64>())
+        .collect();
+    for (y, b) in y.iter_mut().zip(b.chunks(r)) {
+        *y += b.iter().zip(&v).map(|(b, v)| b * v).sum::<f64>();
+    }
+}
+
+fn add(x: &mut [f64], y: &[f64]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+fn rms_norm(x: &[f64], w: &[f64], eps: f64) -> Vec<f64> {
+    let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+    x.iter().zip(w).map(|(x, w)| x / (mean + eps).sqrt() * w).collect()
+}

@@ -1,0 +1,119 @@
+//! A tiny random Llama, adapters and batches for it.
+
+use std::sync::{Arc, OnceLock};
+
+use dayrun::adapter::{Adapter, LoraConfig};
+use dayrun::device::cpu::{Cpu, Level};
+use dayrun::model::batch::MicroBatch;
+use dayrun::model::config::{Linear, LlamaConfig};
+use dayrun::model::weights::{Dense, LayerWeights, Weights};
+use dayrun::quant::{double_quantise, quantise};
+use half::bf16;
+
+use crate::common::Rng;
+
+/// Odd vocabulary, grouped queries; `hidden` 64 or 96 (the attention's width is 64 in both).
+pub fn config(hidden: usize, tied: bool) -> LlamaConfig {
+    LlamaConfig {
+        vocab_size: 259,
+        hidden_size: hidden,
+        intermediate_size: 128,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 16,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        max_position_embeddings: 600,
+        tie_word_embeddings: tied,
+    }
+}
+
+fn dense(rows: usize, cols: usize, values: Vec<f64>) -> Dense {
+    let values: Vec<bf16> = values.into_iter().map(bf16::from_f64).collect();
+    Dense { rows, cols, data: bytemuck::cast_slice::<bf16, u8>(&values).to_vec().into() }
+}
+
+/// Weights scaled so that attention is peaked and logits have a standard deviation of about 2.
+pub fn weights(hidden: usize, tied: bool) -> Arc<Weights> {
+    let config = config(hidden, tied);
+    let mut rng = Rng::new(hidden as u64 + u64::from(tied));
+    let mut layer = || LayerWeights {
+        input_layernorm: dense(1, hidden, rng.around_one(hidden)),
+        post_attention_layernorm: dense(1, hidden, rng.around_one(hidden)),
+        linears: Linear::ALL.map(|linear| {
+            let (rows, cols) = linear.shape(&config);
+            let gain = if matches!(linear, Linear::Q | Linear::K) { 1.5 } else { 1.0 };
+            let scale = gain / (cols as f64).sqrt();
+            let values: Vec<f32> =
+                rng.values(rows * cols, scale).into_iter().map(|x| x as f32).collect();
+            double_quantise(quantise(rows, cols, &values).unwrap())
+        }),
+    };
+    let layers = vec![layer(), layer()];
+    let scale = 2.0 / (hidden as f64).sqrt();
+    let vocab = config.vocab_size;
+    let norm = dense(1, hidden, rng.around_one(hidden));
+    let mut table = || dense(vocab, hidden, rng.values(vocab * hidden, scale));
+    let embed_tokens = table();
+    let lm_head = (!tied).then(table);
+    Arc::new(Weights { config, embed_tokens, layers, norm, lm_head, identity: "tiny".into() })
+}
+
+/// An adapter whose B is not zero: what it adds is about a third of what the base gives.
+pub fn adapter(config: &LlamaConfig, r: usize, targets: &[Linear], seed: u64) -> Adapter {
+    let lora = LoraConfig {
+        r,
+        lora_alpha: 2.5 * r as f64,
+        use_rslora: false,
+        target_modules: targets.iter().map(|linear| linear.name().to_string()).collect(),
+    };
+    let mut adapter = Adapter::new(lora, config, seed);
+    let mut rng = Rng::new(seed);
+    for module in &adapter.modules {
+        for x in &mut adapter.params[module.b_range(r)] {
+            *x = (0.2 * rng.normal() / (r as f64).sqrt()) as f32;
+        }
+    }
+    adapter
+}
+
+/// Documents of the given lengths, the same tokens for the same seed.
+pub fn documents(lens: &[usize], seed: u64) -> Vec<Vec<u32>> {
+    let mut rng = Rng::new(seed);
+    lens.iter().map(|&len| (0..len).map(|_| rng.below(259) as u32).collect()).collect()
+}
+
+/// Documents packed into a micro-batch; every third token of a document (never its first) has no
+/// loss.
+pub fn pack(documents: &[Vec<u32>]) -> MicroBatch {
+    let mut batch = MicroBatch { cu_seqlens: vec![0], ..MicroBatch::default() };
+    for document in documents {
+        let start = batch.tokens.len() as u32;
+        batch.tokens.extend(document);
+        batch.position_ids.extend(0..document.len() as u32);
+        batch.cu_seqlens.push(batch.tokens.len() as u32);
+        for (i, pair) in document.windows(2).enumerate().filter(|(i, _)| i % 3 != 1) {
+            batch.loss_positions.push(start + i as u32);
+            batch.targets.push(pair[1]);
+        }
+    }
+    batch
+}
+
+/// Every device of the tests: each instruction set with one thread and with two.
+pub fn cpus() -> &'static [Arc<Cpu>] {
+    static CPUS: OnceLock<Vec<Arc<Cpu>>> = OnceLock::new();
+    CPUS.get_or_init(|| {
+        Level::ALL
+            .into_iter()
+            .filter(|level| level.is_available())
+            .flat_map(|level| [1, 2].map(|threads| Arc::new(Cpu::with_level(level, threads))))
+            .collect()
+    })
+}
+
+/// The best instruction set, two threads.
+pub fn cpu() -> Arc<Cpu> {
+    cpus()[1].clone()
+}

@@ -1,0 +1,75 @@
+//! Training steps allocate nothing, on any thread, once the first few have run.
+//!
+//! One test alone in its binary, because the allocator counts for the whole process.
+
+#[path = "common/alloc.rs"]
+mod alloc;
+// Not all of tests/common: its own tests would run beside this one.
+#[allow(dead_code)]
+mod common {
+    pub mod inputs;
+    pub use inputs::Rng;
+}
+#[allow(dead_code)]
+#[path = "model/tiny.rs"]
+mod tiny;
+
+use dayrun::device::cpu::GemmElement;
+use dayrun::device::memory::Placement;
+use dayrun::model::config::Linear;
+use dayrun::train::{Trainer, TrainerOptions};
+use half::bf16;
+
+use alloc::{Counting, counted};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations and their bytes in `STEPS` steps after the first few, run inside the device's pool
+/// or from the thread of the test.
+fn allocations<E: GemmElement>(inside: bool) -> (usize, usize) {
+    let weights = tiny::weights(64, true);
+    let adapter = tiny::adapter(&weights.config, 8, &Linear::ALL, 1);
+    let options = TrainerOptions {
+        micro_batch_tokens: 200,
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weight_decay: 0.01,
+        max_grad_norm: 1.0,
+        placement: Placement::Packed,
+    };
+    let cpu = tiny::cpu();
+    let mut trainer = Trainer::<E>::new(cpu.clone(), weights, adapter, options).unwrap();
+    let large = [tiny::pack(&tiny::documents(&[150, 30, 20], 1))];
+    let small = [tiny::pack(&tiny::documents(&[9], 2)), large[0].clone()];
+    let mut run = || {
+        for _ in 0..5 {
+            trainer.step(&large, 1e-4).unwrap();
+            trainer.step(&small, 1e-4).unwrap();
+        }
+        let before = counted();
+        for step in 0..STEPS {
+            trainer.step(if step % 3 == 0 { &small } else { &large }, 1e-4).unwrap();
+        }
+        let after = counted();
+        (after.0 - before.0, after.1 - before.1)
+    };
+    if inside { cpu.install(run) } else { run() }
+}
+
+const STEPS: usize = 200;
+
+#[test]
+fn steps_allocate_nothing() {
+    assert!(counted().0 > 0, "the allocator does not count");
+    assert_eq!(allocations::<f32>(true), (0, 0));
+    assert_eq!(allocations::<bf16>(true), (0, 0));
+    // From outside, every entry into the pool goes through rayon's queue, which takes a block of
+    // 1.5 KB for 63 entries and frees it behind them. A step enters once for each micro-batch and
+    // three times for the update.
+    let (calls, bytes) = allocations::<bf16>(false);
+    let entries = STEPS * 3 + STEPS + STEPS.div_ceil(3);
+    assert!(calls <= entries / 63 + 1, "{calls} allocations");
+    assert!(bytes <= calls * 2048, "{calls} allocations of {bytes} bytes together");
+}
