@@ -87,6 +87,11 @@ impl<E: GemmElement> Generator<E> {
         Ok(Self { engine, cache })
     }
 
+    /// Seconds spent in each kind of op so far.
+    pub fn times(&self) -> &[(&'static str, f64)] {
+        self.engine.times()
+    }
+
     /// Continues every prompt. `on_token(prompt, token)` hears each new token at once.
     pub fn generate(
         &mut self,

@@ -2,6 +2,10 @@
 
 use half::bf16;
 
+#[cfg(target_arch = "x86_64")]
+use super::simd::avx512bf16;
+use super::simd::{Level, NR};
+
 /// An activation element. Arithmetic is always f32; `E` is how a value is stored between ops.
 pub trait Element: bytemuck::Pod + Send + Sync + PartialEq + std::fmt::Debug + 'static {
     /// Name as in run files: `f32`, `bf16`.
@@ -10,6 +14,14 @@ pub trait Element: bytemuck::Pod + Send + Sync + PartialEq + std::fmt::Debug + '
     fn to_f32(self) -> f32;
     /// Round to nearest even; NaN stays NaN.
     fn from_f32(x: f32) -> Self;
+    /// Scales one row of a register tile and rounds it, with the level's own conversion.
+    #[inline(always)]
+    fn store(level: Level, tile: &[f32; NR], scale: f32, out: &mut [Self; NR]) {
+        let _ = level;
+        for (out, &x) in out.iter_mut().zip(tile) {
+            *out = Self::from_f32(x * scale);
+        }
+    }
 }
 
 impl Element for f32 {
@@ -29,6 +41,19 @@ impl Element for bf16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         f32::from_bits((self.to_bits() as u32) << 16)
+    }
+    #[inline(always)]
+    fn store(level: Level, tile: &[f32; NR], scale: f32, out: &mut [bf16; NR]) {
+        #[cfg(target_arch = "x86_64")]
+        if level == Level::Avx512Bf16 {
+            // SAFETY: a level is only used where it is available.
+            unsafe { avx512bf16::store_bf16(tile, scale, out) };
+            return;
+        }
+        let _ = level;
+        for (out, &x) in out.iter_mut().zip(tile) {
+            *out = bf16::from_f32(x * scale);
+        }
     }
     /// Branch-free, so that a loop over it vectorises (`half`'s own branches on NaN).
     #[inline(always)]

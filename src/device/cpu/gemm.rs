@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::simd::{MR, NR, Segment, panel_len};
-use super::{Cpu, Element, GemmElement};
+use super::{Cpu, Element, GemmElement, Level};
 
 /// One term of the sum: `a[m, 0..k]` at pitch `lda`, and how to pack 32 columns of its `b`.
 pub struct Term<'a, E> {
@@ -126,31 +126,22 @@ fn run_task<E: GemmElement, O: Element>(
         });
         // SAFETY: a's and panels' lengths were checked against m, k and lda; height ≤ 12.
         unsafe { E::tile(cpu.level, height, &segments[..terms.len()], &mut tile) };
-        cpu.level.vectorize(
-            #[inline(always)]
-            || {
-                for r in 0..height {
-                    // SAFETY: row first + r < m, columns < n ≤ ld; no other task writes here.
-                    let out = unsafe {
-                        std::slice::from_raw_parts_mut(
-                            target.0.add((first + r) * ld + columns.start),
-                            columns.len(),
-                        )
-                    };
-                    store(&tile[r * NR..(r + 1) * NR], scale, out);
-                }
-            },
-        );
+        for (r, row) in tile.as_chunks::<NR>().0.iter().take(height).enumerate() {
+            // SAFETY: row first + r < m, columns < n ≤ ld; no other task writes here.
+            let out = unsafe {
+                let start = target.0.add((first + r) * ld + columns.start);
+                std::slice::from_raw_parts_mut(start, columns.len())
+            };
+            store(cpu.level, row, scale, out);
+        }
         first += height;
     }
 }
 
 #[inline(always)]
-fn store<O: Element>(tile: &[f32], scale: f32, out: &mut [O]) {
+fn store<O: Element>(level: Level, tile: &[f32; NR], scale: f32, out: &mut [O]) {
     if let Ok(out) = <&mut [O; NR]>::try_from(&mut *out) {
-        for (out, &x) in out.iter_mut().zip(tile) {
-            *out = O::from_f32(x * scale);
-        }
+        O::store(level, tile, scale, out);
     } else {
         for (out, &x) in out.iter_mut().zip(tile) {
             *out = O::from_f32(x * scale);

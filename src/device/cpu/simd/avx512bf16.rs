@@ -249,22 +249,32 @@ pub unsafe fn nf4_nt_bf16<S: Fn(usize) -> f32>(
 ) {
     // SAFETY: 16 floats.
     let codebook = unsafe { _mm512_loadu_ps(codebook.as_ptr()) };
-    for chunk in 0..cols / 32 {
+    // A block of 64 at a time, so that each scale is looked up once.
+    for block in 0..cols / 64 {
         for half in 0..2 {
-            let mut block = [_mm512_setzero_si512(); 16];
-            for (j, value) in block.iter_mut().enumerate() {
+            let mut first = [_mm512_setzero_si512(); 16];
+            let mut second = first;
+            for (j, (first, second)) in first.iter_mut().zip(&mut second).enumerate() {
                 let row = 16 * half + j;
                 if row < rows {
-                    let element = (row0 + row) * cols + 32 * chunk;
-                    let bytes = &codes[element / 2..element / 2 + 16];
-                    // SAFETY: 16 bytes, just sliced.
-                    let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
-                    *value = decode_32_bf16(bytes, scale(element / 64), codebook);
+                    let index = (row0 + row) * (cols / 64) + block;
+                    let scale = scale(index);
+                    let bytes = &codes[32 * index..32 * index + 32];
+                    // SAFETY: 32 bytes, just sliced.
+                    unsafe {
+                        let bytes = bytes.as_ptr();
+                        let low = _mm_loadu_si128(bytes.cast());
+                        let high = _mm_loadu_si128(bytes.add(16).cast());
+                        *first = decode_32_bf16(low, scale, codebook);
+                        *second = decode_32_bf16(high, scale, codebook);
+                    }
                 }
             }
-            // SAFETY: pairs 16·chunk .. +16 of the panel, columns 16·half .. +16.
+            // SAFETY: pairs 32·block .. +32 of the panel, columns 16·half .. +16.
             unsafe {
-                transpose_16x16(&block, panel.cast::<u32>().add(16 * chunk * NR + 16 * half), NR)
+                let panel = panel.cast::<u32>().add(32 * block * NR + 16 * half);
+                transpose_16x16(&first, panel, NR);
+                transpose_16x16(&second, panel.add(16 * NR), NR);
             };
         }
     }
@@ -374,5 +384,20 @@ pub unsafe fn nf4_nn_f32<S: Fn(usize) -> f32>(
             _mm512_storeu_ps(panel.add(row * NR), first);
             _mm512_storeu_ps(panel.add(row * NR + 16), second);
         }
+    }
+}
+
+/// Scales 32 f32 and rounds them to bf16.
+///
+/// # Safety
+/// The CPU has AVX-512 F and BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub unsafe fn store_bf16(tile: &[f32; NR], scale: f32, out: &mut [bf16; NR]) {
+    let scale = _mm512_set1_ps(scale);
+    // SAFETY: 32 elements on both sides.
+    unsafe {
+        let low = _mm512_mul_ps(_mm512_loadu_ps(tile.as_ptr()), scale);
+        let high = _mm512_mul_ps(_mm512_loadu_ps(tile.as_ptr().add(16)), scale);
+        _mm512_storeu_si512(out.as_mut_ptr().cast(), from_bh(_mm512_cvtne2ps_pbh(high, low)));
     }
 }

@@ -1,7 +1,7 @@
 //! Instruction sets: which one is used, and the shared primitives written for each.
 
 #[cfg(target_arch = "x86_64")]
-mod avx512bf16;
+pub(super) mod avx512bf16;
 pub mod math;
 pub mod panel;
 
