@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -14,6 +14,9 @@ use super::Terminal;
 
 /// Lines kept for a log file that does not exist yet.
 const MOST_KEPT: usize = 1 << 20;
+
+/// The target of what the terminal shows in another way.
+pub(super) const FILE_ONLY: &str = "dayrun::file_only";
 
 /// The log file, which may be attached later than the first line is written.
 #[derive(Clone, Default)]
@@ -39,7 +42,9 @@ impl Log {
             .with_writer(move || terminal.clone())
             .with_target(false)
             .without_time()
-            .with_filter(level);
+            .with_filter(
+                Targets::new().with_default(level).with_target(FILE_ONLY, LevelFilter::OFF),
+            );
         let file = fmt::layer()
             .with_writer(move || file.clone())
             .with_ansi(false)

@@ -18,9 +18,8 @@ impl Failure {
         Self { message: message.into(), hint: Some(hint.into()) }
     }
 
-    /// Prints it on standard error, and for the log.
+    /// Prints it on standard error.
     pub(super) fn print(&self) {
-        tracing::debug!("error: {}", self.message);
         eprintln!("error: {}", self.message);
         if let Some(hint) = &self.hint {
             eprintln!("hint: {hint}");

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::log::Log;
+use super::log::{FILE_ONLY, Log};
 use super::output::Failure;
 use super::{INTERRUPTED, Terminal, interrupt};
 use crate::config::{self, RunFile};
@@ -72,7 +72,7 @@ pub(super) fn train(
         },
     );
     if let Err(error) = &outcome {
-        tracing::error!(target: "dayrun::file_only", "{error}");
+        tracing::error!(target: FILE_ONLY, "{error}");
     }
     terminal.clear();
     Ok(outcome?)

@@ -24,11 +24,10 @@ impl Base {
     /// Opens the model at `path`. The tokenizer comes first: it is small, and what is wrong with
     /// it should not wait for the weights.
     pub fn open(path: &Path, cpu: Arc<Cpu>, report: Report) -> Result<Self, Error> {
-        if !path.exists() {
-            let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+        std::fs::metadata(path).map_err(|source| {
             let path = path.to_path_buf();
-            return Err(model::Error::Io { doing: "opening the model", path, source }.into());
-        }
+            model::Error::Io { doing: "opening the model", path, source }
+        })?;
         let tokenizer = TextTokenizer::load(path)?;
         let options = LoadOptions { cache_dir: model::default_cache_dir() };
         let weights = cpu.install(|| model::load(path, &options, report))?;

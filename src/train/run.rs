@@ -12,8 +12,8 @@ use super::proof::{self, GradientWatch, ProofError};
 use super::run_dir::{RunDir, Summary, peak_rss_bytes};
 use super::{Base, Schedule, StepReport, Trainer, TrainerOptions};
 use crate::Error;
-use crate::adapter::{Adapter, LoraConfig, peft};
-use crate::config::{ComputeDtype, OnRow, PromptAs, RunFile, TooLong};
+use crate::adapter::{Adapter, LoraConfig, PeftError, peft};
+use crate::config::{ComputeDtype, OnRow, PromptAs, RunFile, TargetModules, TooLong};
 use crate::data::{self, DataOptions, Dataset, encode, pack};
 use crate::device::cpu::{Cpu, GemmElement};
 use crate::device::memory::Placement;
@@ -106,12 +106,21 @@ pub fn eval_files(
 pub fn run_file(run: &RunFile, out: &Path, watch: &Watch) -> Result<Outcome, Error> {
     let start = Instant::now();
     RunDir::check(out)?;
+    check_files(run)?;
     let mut run = run.clone();
     run.train.out = Some(out.to_path_buf());
     let cpu = Arc::new(Cpu::new(run.train.threads));
     let base = Base::open(&run.model.path, cpu, watch.report)?;
     tracing::info!("base model {}, {:?}", base.weights.identity(), base.weights.config);
 
+    let positions = base.weights.config.max_position_embeddings;
+    if run.data.max_length > positions {
+        tracing::warn!(
+            "data.max_length = {} lowered to the {positions} positions that the model was made for",
+            run.data.max_length
+        );
+        run.data.max_length = positions;
+    }
     let options = data_options(&run)?;
     let load = || data::load(&run.data.train.0, &base.tokenizer, &options, watch.report);
     let dataset = base.cpu.install(load)?;
@@ -125,6 +134,21 @@ pub fn run_file(run: &RunFile, out: &Path, watch: &Watch) -> Result<Outcome, Err
     }
 }
 
+/// Every file that the run will read must open, before the first of them is read.
+fn check_files(run: &RunFile) -> Result<(), Error> {
+    for path in run.data.train.0.iter().chain(&run.data.eval.0).chain(&run.data.chat_template) {
+        std::fs::File::open(path)
+            .map_err(|source| data::Error::Io { path: path.clone(), source })?;
+    }
+    if let Some(dir) = &run.lora.init_adapter {
+        let path = dir.join("adapter_config.json");
+        if let Err(source) = std::fs::File::open(&path) {
+            return Err(PeftError::Read { path, source }.into());
+        }
+    }
+    Ok(())
+}
+
 /// A fresh adapter, or the one to go on from; the run file then says what that one is.
 fn first_adapter(run: &mut RunFile, base: &Base) -> Result<Adapter, Error> {
     let model = &base.weights.config;
@@ -134,6 +158,9 @@ fn first_adapter(run: &mut RunFile, base: &Base) -> Result<Adapter, Error> {
         run.lora.r = config.r;
         run.lora.lora_alpha = config.lora_alpha;
         run.lora.use_rslora = config.use_rslora;
+        if config.target_modules.iter().all(|name| !name.contains('.')) {
+            run.lora.target_modules = TargetModules::List(config.target_modules.clone());
+        }
         tracing::info!("adapter from {}: every tensor matches", dir.display());
         return Ok(adapter);
     }

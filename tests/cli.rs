@@ -1,0 +1,271 @@
+//! The binary itself: help, refusals, and a whole run on a tiny model.
+//!
+//! `DAYRUN_BLESS=1 cargo test --test cli` writes the help snapshots anew.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// The binary, with a quantisation cache of its own.
+fn dayrun(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dayrun"));
+    command.current_dir(dir).env("DAYRUN_CACHE", dir.join("cache")).env("COLUMNS", "100");
+    command.env_remove("RUST_LOG");
+    command
+}
+
+fn run(dir: &Path, args: &[&str]) -> Output {
+    dayrun(dir).args(args).stdin(Stdio::null()).output().expect("the binary starts")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn tiny() -> PathBuf {
+    root().join("tests/golden/tiny/hub")
+}
+
+/// A directory with a run file for the tiny model and some rows.
+fn project() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let rows: String = (0..24)
+        .map(|i| format!("{{\"prompt\": \"{i} and {i} is\", \"completion\": \" {}\"}}\n", 2 * i))
+        .collect();
+    std::fs::write(dir.path().join("rows.jsonl"), &rows).unwrap();
+    let few: String = rows.lines().take(5).map(|line| format!("{line}\n")).collect();
+    std::fs::write(dir.path().join("test.jsonl"), few).unwrap();
+    let text = format!(
+        "[model]\npath = {:?}\n[data]\ntrain = \"rows.jsonl\"\neval = \"test.jsonl\"\n\
+         max_length = 64\n[lora]\nr = 4\n[train]\nmicro_batch_tokens = 64\nlearning_rate = 1e-3\n\
+         max_steps = 5\nsave_every = 2\n[eval]\nmax_new_tokens = 8\n",
+        tiny()
+    );
+    std::fs::write(dir.path().join("run.toml"), text).unwrap();
+    dir
+}
+
+fn check_snapshot(name: &str, got: &str) {
+    let path = root().join("tests/snapshots").join(name);
+    if std::env::var_os("DAYRUN_BLESS").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, got).unwrap();
+    }
+    let want = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(got, want, "{} (DAYRUN_BLESS=1 writes it anew)", path.display());
+}
+
+#[test]
+fn help_is_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["", "init", "train", "eval", "generate", "quickstart"] {
+        let args: Vec<&str> = [name, "--help"].into_iter().filter(|a| !a.is_empty()).collect();
+        let output = run(dir.path(), &args);
+        assert!(output.status.success());
+        assert!(name == "quickstart" || stdout(&output).contains("Examples:"), "{name}");
+        let file = if name.is_empty() { "help.txt".into() } else { format!("help-{name}.txt") };
+        check_snapshot(&file, &stdout(&output));
+    }
+    let output = run(dir.path(), &["init"]);
+    check_snapshot("init.toml", &stdout(&output));
+}
+
+/// Exit code and standard error of a refusal; paths of the temporary directory cut out.
+fn refusal(dir: &Path, args: &[&str]) -> (i32, String) {
+    let output = run(dir, args);
+    let text = stderr(&output).replace(&dir.display().to_string(), "DIR");
+    (output.status.code().expect("not killed"), text)
+}
+
+#[test]
+fn refusals_say_what_where_and_what_to_do() {
+    let dir = project();
+    let dir = dir.path();
+    let mut seen = String::new();
+    std::fs::write(dir.join("typo.toml"), "[model]\npath = 'm'\n[train]\nlearning_rte = 1\n")
+        .unwrap();
+    std::fs::write(dir.join("broken.toml"), "[model\n").unwrap();
+    std::fs::write(
+        dir.join("bad.jsonl"),
+        "{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"x\": 1}\n",
+    )
+    .unwrap();
+    std::fs::write(dir.join("empty.jsonl"), "\n").unwrap();
+    std::fs::create_dir(dir.join("used")).unwrap();
+    std::fs::write(dir.join("used/file"), "x").unwrap();
+    let cases: &[&[&str]] = &[
+        &["train", "nowhere.toml"],
+        &["train", "typo.toml"],
+        &["train", "broken.toml"],
+        &["train", "run.toml", "--set", "train.learning_rate=fast"],
+        &["train", "run.toml", "--set", "lora.r=0"],
+        &["train", "run.toml", "--set", "lora_r=8"],
+        &["train", "run.toml", "--set", "oops"],
+        &["train", "run.toml", "--set", "data.max_length=100"],
+        &["train", "run.toml", "--resume"],
+        &["train", "run.toml", "--out", "used"],
+        &["train", "run.toml", "--set", "model.path=no/model"],
+        &["train", "run.toml", "--set", "data.train=no.jsonl"],
+        &["train", "run.toml", "--set", "data.train=bad.jsonl"],
+        &["train", "run.toml", "--set", "data.train=empty.jsonl"],
+        &["train", "run.toml", "--set", "lora.init_adapter=no/adapter"],
+        &["init", "run.toml"],
+        &["eval", "--model", "no/model", "test.jsonl"],
+        &["generate", "--run", "no/run", "hello"],
+    ];
+    for args in cases {
+        let (code, text) = refusal(dir, args);
+        assert_eq!(code, 1, "{args:?}: {text}");
+        assert!(text.contains("error: "), "{args:?}: {text}");
+        assert!(!text.contains("panicked"), "{args:?}: {text}");
+        // Progress of what went well before is not part of the refusal.
+        let at = text.find("error: ").unwrap();
+        seen.push_str(&format!("$ dayrun {}\n{}\n", args.join(" "), &text[at..]));
+    }
+    check_snapshot("refusals.txt", &seen);
+    assert!(!dir.join("runs").exists(), "a refused run leaves nothing behind");
+    // Wrong usage is clap's to refuse, with code 2.
+    for args in [&["train"][..], &["generate", "x"], &["eval", "--no-such-flag"], &["tarin"]] {
+        assert_eq!(refusal(dir, args).0, 2, "{args:?}");
+    }
+}
+
+#[test]
+fn init_writes_a_file_that_is_valid_and_never_overwrites() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(dir.path(), &["init", "new.toml"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let path = dir.path().join("new.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text, stdout(&run(dir.path(), &["init"])));
+    dayrun::config::load(&path, &[]).expect("valid");
+    std::fs::write(&path, "mine").unwrap();
+    assert_eq!(refusal(dir.path(), &["init", "new.toml"]).0, 1);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+}
+
+#[test]
+fn a_whole_run_and_what_it_leaves() {
+    let dir = project();
+    let dir = dir.path();
+    let output = run(dir, &["train", "run.toml"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let out = dir.join("runs/run");
+    let metrics = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let lines: Vec<Value> =
+        metrics.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 5);
+    for (i, line) in lines.iter().enumerate() {
+        assert_eq!(line["step"], i as u64 + 1);
+        for key in ["loss", "lr", "grad_norm", "tokens", "loss_tokens", "seconds"] {
+            assert!(line[key].as_f64().expect(key) > 0.0, "{key} in {line}");
+        }
+        assert!(line["loss_tokens"].as_u64() < line["tokens"].as_u64());
+    }
+    let summary = std::fs::read_to_string(out.join("summary.json")).unwrap();
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    for key in [
+        "tokens_per_second",
+        "seconds",
+        "final_loss",
+        "trainable_parameters",
+        "perplexity_before",
+        "perplexity_after",
+    ] {
+        assert!(summary[key].as_f64().expect(key) > 0.0, "{key} in {summary}");
+    }
+    for key in ["exact_match_before", "exact_match_after"] {
+        assert!(summary[key].as_f64().is_some(), "{key} in {summary}");
+    }
+    assert!(summary["device"].as_str().expect("device").starts_with("cpu ("));
+    assert!(summary["perplexity_after"].as_f64() < summary["perplexity_before"].as_f64());
+    assert!(std::fs::read_to_string(out.join("loss.svg")).unwrap().contains("<svg"));
+    let log = std::fs::read_to_string(out.join("dayrun.log")).unwrap();
+    assert!(log.contains("changes no logit") && log.contains("adapter saved"), "{log}");
+    // The resolved run file is the run again, defaults and command line filled in.
+    let (resolved, _) = dayrun::config::load(&out.join("run.toml"), &[]).expect("valid");
+    assert_eq!(resolved.lora.r, 4);
+    assert_eq!(std::fs::read_to_string(out.join("run.toml")).unwrap(), resolved.resolved());
+    // The same again: the same bits.
+    let again = run(dir, &["train", "runs/run/run.toml", "--out", "again"]);
+    assert!(again.status.success(), "{}", stderr(&again));
+    let tensors = "adapter/adapter_model.safetensors";
+    let bytes = std::fs::read(out.join(tensors)).unwrap();
+    assert!(bytes == std::fs::read(dir.join("again").join(tensors)).unwrap());
+    // Nothing is overwritten.
+    assert_eq!(refusal(dir, &["train", "run.toml"]).0, 1);
+
+    // Evaluation alone gives the run's own figures, and the rows.
+    let eval = run(dir, &["eval", "--run", "runs/run", "--rows", "rows-out.jsonl"]);
+    assert!(eval.status.success(), "{}", stderr(&eval));
+    let perplexity = summary["perplexity_after"].as_f64().unwrap();
+    assert!(stdout(&eval).contains(&format!("perplexity {perplexity:.4}")), "{}", stdout(&eval));
+    let rows = std::fs::read_to_string(dir.join("rows-out.jsonl")).unwrap();
+    assert_eq!(rows.lines().count(), 5);
+    for line in rows.lines() {
+        let row: Value = serde_json::from_str(line).unwrap();
+        assert!(row["loss"].as_f64().unwrap() > 0.0 && row["loss_tokens"].as_u64().unwrap() > 0);
+        assert!(row["answer"].is_string() && row["line"].is_u64() && row["file"].is_string());
+    }
+
+    // Generation: the same seed gives the same answer, prompt from an argument or a pipe.
+    let args = ["generate", "--run", "runs/run", "--raw", "--temperature", "0.8", "--seed", "3"];
+    let with = |extra: &[&str]| {
+        let args: Vec<&str> = args.iter().chain(extra).copied().collect();
+        let output = run(dir, &args);
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    assert_eq!(
+        with(&["--max-new-tokens", "6", "2 and 2"]),
+        with(&["--max-new-tokens", "6", "2 and 2"])
+    );
+
+    // Going on from the adapter.
+    let on = ["train", "run.toml", "--out", "on", "--set", "lora.init_adapter=runs/run/adapter"];
+    let output = run(dir, &on);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let on = std::fs::read_to_string(dir.join("on/summary.json")).unwrap();
+    let on: Value = serde_json::from_str(&on).unwrap();
+    let before = on["perplexity_before"].as_f64().unwrap();
+    assert!(before.to_bits() == perplexity.to_bits(), "{before} is not {perplexity}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_the_adapter() {
+    let dir = project();
+    let dir = dir.path();
+    let mut child = dayrun(dir)
+        .args(["train", "run.toml", "--set", "train.max_steps=100000", "-vv"])
+        .args(["--set", "eval.before=false", "--set", "train.save_every=0"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let step = lines.by_ref().map_while(Result::ok).find(|line| line.starts_with("step "));
+    assert!(step.is_some(), "the training began");
+    let pid = child.id().to_string();
+    let killed = Command::new("kill").args(["-INT", &pid]).status().expect("kill");
+    assert!(killed.success());
+    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+    let status = child.wait().expect("ends");
+    assert_eq!(status.code(), Some(130), "{rest:?}");
+    let out = dir.join("runs/run");
+    let summary = std::fs::read_to_string(out.join("summary.json")).unwrap();
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!(summary["interrupted"], true);
+    let model = dayrun::config::load(&out.join("run.toml"), &[]).expect("valid").0.model.path;
+    assert_eq!(model, tiny());
+    assert!(out.join("adapter/adapter_model.safetensors").exists());
+}
