@@ -1,69 +1,92 @@
-//! nf4_linear: forward and dx at the demo model's shapes.
+//! nf4_linear: timing at the demo model's shapes, beside candle's f32 matmul of the weight decoded
+//! beforehand, without adapter (no crate at hand multiplies NF4, and none computes in bf16).
 
-use std::time::Instant;
+#[path = "../tests/common/mod.rs"]
+mod common;
 
-use dayrun::device::cpu::Cpu;
-use dayrun::ops::nf4_linear::{self, BackwardTerm, LowRank};
-use dayrun::quant::{Absmax, Nf4Matrix};
+use std::time::Duration;
+
+use candle_core::{Device, Tensor};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use dayrun::device::cpu::{Cpu, GemmElement};
+use dayrun::ops::nf4_linear::{BackwardTerm, LowRank, backward, forward, reference};
+use dayrun::quant::{Nf4Matrix, double_quantise, quantise};
 use half::bf16;
 
-fn main() {
+use common::{DType, Rng, Tol, abs_product, assert_close, cast, nan, to_f64};
+
+const R: usize = 16;
+/// Rows that are checked before timing.
+const CHECKED: usize = 4;
+
+struct Data {
+    w: Nf4Matrix,
+    x: Vec<f64>,
+    dy: Vec<f64>,
+    v: Vec<f64>,
+    a: Vec<f64>,
+    b: Vec<f64>,
+}
+
+fn data(m: usize, n: usize, k: usize) -> Data {
+    let mut rng = Rng::new(1);
+    let values: Vec<f32> = cast(&rng.values(n * k, 0.05));
+    Data {
+        w: double_quantise(quantise(n, k, &values).unwrap()),
+        x: rng.values(m * k, 1.0),
+        dy: rng.values(m * n, 1.0),
+        v: rng.values(m * R, 1.0),
+        a: rng.values(R * k, 0.05),
+        b: rng.values(n * R, 0.05),
+    }
+}
+
+fn check<E: GemmElement + Into<f64>>(d: &Data, y: &[E]) {
+    let (n, k) = (d.w.rows, d.w.cols);
+    let w = to_f64(&d.w.to_f32().into_iter().map(E::from_f32).collect::<Vec<E>>());
+    let want = reference::forward(CHECKED, k, n, R, &d.x, &w, &d.v, &d.b);
+    let mut bounds = abs_product(CHECKED, k, n, &d.x, &w);
+    bounds.iter_mut().zip(abs_product(CHECKED, R, n, &d.v, &d.b)).for_each(|(a, b)| *a += b);
+    let tol = Tol::new(DType::of::<E>()).sum_len(k + R).magnitudes(&bounds).round_result();
+    assert_close("nf4_linear.y", &y[..CHECKED * n], &want, tol.cols(n));
+}
+
+fn bench<E: GemmElement + Into<f64>>(c: &mut Criterion) {
     let cpu = Cpu::new(0);
-    println!("{} {} threads", cpu.name(), cpu.threads());
-    for (m, n, k) in
-        [(1024, 576, 576), (1024, 192, 576), (1024, 1536, 576), (1024, 576, 1536), (32, 1536, 576)]
-    {
-        let w = matrix(n, k);
-        let x: Vec<bf16> = (0..m * k).map(|i| bf16::from_f32((i % 17) as f32 - 8.0)).collect();
-        let v: Vec<bf16> = (0..m * 16).map(|i| bf16::from_f32((i % 17) as f32 - 8.0)).collect();
-        let b: Vec<bf16> = (0..n * 16).map(|i| bf16::from_f32((i % 17) as f32 - 8.0)).collect();
-        let a: Vec<bf16> = (0..k * 16).map(|i| bf16::from_f32((i % 17) as f32 - 8.0)).collect();
-        let mut y = vec![bf16::ZERO; m * n];
-        let mut dx = vec![bf16::ZERO; m * k];
-        let flops = 2.0 * (m * n * (k + 16)) as f64;
-        let t = median(|| {
-            let lora = Some(LowRank { left: &v, ld: 16, r: 16, right: &b });
-            nf4_linear::forward(&cpu, m, &x, &w, lora, &mut y).unwrap()
+    let mut group = c.benchmark_group(format!("nf4_linear/{}/{}", cpu.name(), E::NAME));
+    group.sample_size(10).measurement_time(Duration::from_secs(1));
+    for (m, n, k) in [(1024, 576, 576), (1024, 1536, 576), (1024, 576, 1536), (32, 1536, 576)] {
+        let d = data(m, n, k);
+        let (x, dy, v) = (cast::<E>(&d.x), cast::<E>(&d.dy), cast::<E>(&d.v));
+        let (a, b) = (cast::<E>(&d.a), cast::<E>(&d.b));
+        let (mut y, mut dx) = (nan::<E>(m * n), nan::<E>(m * k));
+        let lora = LowRank { left: &v, ld: R, r: R, right: &b };
+        forward(&cpu, m, &x, &d.w, Some(lora), &mut y).unwrap();
+        check(&d, &y);
+        let shape = format!("{m}x{n}x{k}");
+        // Multiplications and additions.
+        group.throughput(Throughput::Elements(2 * (m * n * (k + R)) as u64));
+        group.bench_function(BenchmarkId::new("forward", &shape), |bench| {
+            bench.iter(|| forward(&cpu, m, &x, &d.w, Some(lora), &mut y).unwrap());
         });
-        let flops2 = 2.0 * (m * k * (n + 16)) as f64;
-        let t2 = median(|| {
-            let lora = Some(LowRank { left: &v, ld: 16, r: 16, right: &a });
-            nf4_linear::backward(&cpu, m, &[BackwardTerm { dy: &y, w: &w, lora }], &mut dx).unwrap()
+        group.throughput(Throughput::Elements(2 * (m * k * (n + R)) as u64));
+        let lora = Some(LowRank { right: &a, ..lora });
+        group.bench_function(BenchmarkId::new("backward", &shape), |bench| {
+            let term = BackwardTerm { dy: &dy, w: &d.w, lora };
+            bench.iter(|| backward(&cpu, m, &[term], &mut dx).unwrap());
         });
-        println!(
-            "m {m} n {n} k {k}: forward {:.3} ms {:.0} GFLOP/s, dx {:.3} ms {:.0} GFLOP/s",
-            t * 1e3,
-            flops / t * 1e-9,
-            t2 * 1e3,
-            flops2 / t2 * 1e-9
-        );
+        if E::NAME == "f32" {
+            let tensor = |values: Vec<f32>, shape| Tensor::from_vec(values, shape, &Device::Cpu);
+            let x = tensor(cast(&d.x), (m, k)).unwrap();
+            let w = tensor(d.w.to_f32(), (n, k)).unwrap().t().unwrap();
+            group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
+            group.bench_function(BenchmarkId::new("candle f32, decoded before", &shape), |bench| {
+                bench.iter(|| x.matmul(&w).unwrap());
+            });
+        }
     }
+    group.finish();
 }
 
-fn median(mut f: impl FnMut()) -> f64 {
-    let mut times: Vec<f64> = (0..41)
-        .map(|_| {
-            let t = Instant::now();
-            f();
-            t.elapsed().as_secs_f64()
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[5]
-}
-
-fn matrix(rows: usize, cols: usize) -> Nf4Matrix {
-    let codes: Vec<u8> = (0..rows * cols / 2).map(|i| (i * 31 % 256) as u8).collect();
-    let blocks = rows * cols / 64;
-    Nf4Matrix {
-        rows,
-        cols,
-        codes: codes.into(),
-        absmax: Absmax::Nested {
-            codes: (0..blocks).map(|i| (i * 7 % 256) as u8).collect::<Vec<u8>>().into(),
-            absmax2: vec![0.01; blocks.div_ceil(256)].into(),
-            offset: 0.02,
-            map: (0..256).map(|i| i as f32 / 128.0 - 1.0).collect::<Vec<f32>>().into(),
-        },
-    }
-}
+criterion_group!(benches, bench::<f32>, bench::<bf16>);
+criterion_main!(benches);
