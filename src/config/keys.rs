@@ -15,6 +15,10 @@ section! {
         /// or one GGUF file. Paths are relative to the directory that dayrun is started in.
         path: PathBuf = PathBuf::new(), "a path", |p| !p.as_os_str().is_empty(),
             example "\"models/SmolLM2-135M-Instruct\"";
+        /// The base model's name for others, who load the adapter with PEFT: mostly its name on
+        /// the Hub. Without it, the path.
+        name: Option<String> = None, "a name", |_| true,
+            example "\"HuggingFaceTB/SmolLM2-135M-Instruct\"";
         /// How the base's linear layers are stored. "nf4" is QLoRA's 4-bit type.
         quantization: Quantization = Quantization::Nf4, "\"nf4\"", |_| true;
         /// Quantise the 4-bit blocks' scales once more, to 8 bits (saves 0.37 bits a weight).

@@ -18,6 +18,8 @@ pub struct Base {
     pub tokenizer: TextTokenizer,
     /// As given.
     pub path: PathBuf,
+    /// What the adapter's configuration calls it; the path until it is set.
+    pub name: String,
 }
 
 impl Base {
@@ -32,13 +34,14 @@ impl Base {
         let options = LoadOptions { cache_dir: model::default_cache_dir() };
         let weights = cpu.install(|| model::load(path, &options, report))?;
         tokenizer.check_vocab(weights.config.vocab_size)?;
-        Ok(Self { cpu, weights: Arc::new(weights), tokenizer, path: path.into() })
+        let name = path.display().to_string();
+        Ok(Self { cpu, weights: Arc::new(weights), tokenizer, path: path.into(), name })
     }
 
     /// What an adapter trained on this base says about it.
     pub fn about(&self) -> BaseModel {
         BaseModel {
-            name: self.path.display().to_string(),
+            name: self.name.clone(),
             bytes: self.weights.identity().to_string(),
             quantization: "NF4, double quantised".into(),
         }

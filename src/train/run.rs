@@ -110,7 +110,10 @@ pub fn run_file(run: &RunFile, out: &Path, watch: &Watch) -> Result<Outcome, Err
     let mut run = run.clone();
     run.train.out = Some(out.to_path_buf());
     let cpu = Arc::new(Cpu::new(run.train.threads));
-    let base = Base::open(&run.model.path, cpu, watch.report)?;
+    let mut base = Base::open(&run.model.path, cpu, watch.report)?;
+    if let Some(name) = &run.model.name {
+        base.name = name.clone();
+    }
     tracing::info!("base model {}, {:?}", base.weights.identity(), base.weights.config);
 
     let positions = base.weights.config.max_position_embeddings;
