@@ -363,6 +363,9 @@ fn train<E: GemmElement>(
 ) -> Result<(), Error> {
     let mut gradients = GradientWatch::new(trainer.adapter());
     for e in 0.. {
+        if trainer.steps() == schedule.total {
+            return Ok(());
+        }
         let batches = epoch(run, dataset, e)?;
         let stats = pack::PackStats::of(&batches, run.train.micro_batch_tokens);
         tracing::info!(
