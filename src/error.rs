@@ -15,6 +15,8 @@ pub enum Error {
     #[error(transparent)]
     Model(#[from] model::Error),
     #[error(transparent)]
+    Source(#[from] model::source::NotFound),
+    #[error(transparent)]
     Tokenizer(#[from] tokenizer::Error),
     #[error(transparent)]
     Data(#[from] data::Error),
@@ -42,6 +44,7 @@ impl Error {
         match self {
             Error::Config(e) => e.hint(),
             Error::Model(e) => e.hint(),
+            Error::Source(e) => e.hint(),
             Error::Tokenizer(e) => e.hint(),
             Error::Data(e) => e.hint(),
             Error::Adapter(e) => e.hint(),
