@@ -15,6 +15,7 @@ use dayrun::progress::{Progress, quiet};
 const BYTES: &[u8] = b"GGUF: not a model, but the bytes that are pinned";
 const PINNED: Pinned = Pinned {
     name: "test model",
+    base_model: "test/model",
     file: "test.gguf",
     bytes: BYTES.len() as u64,
     sha256: "2bef28d2eb199cb59f7b0d993ba00a9f8f4f7914594535229b758dfdae1932c9",

@@ -82,7 +82,7 @@ fn run_file(args: &Args, model: &Path, rows: &Path) -> Result<RunFile, Failure> 
         format!("train.threads={}", args.threads),
     ];
     if args.model.is_none() {
-        sets.push(format!("model.name={}", quoted(DEMO.hub_name.into())));
+        sets.push(format!("model.name={}", quoted(DEMO.base_model.into())));
     }
     sets.extend(args.seed.map(|seed| format!("train.seed={seed}")));
     Ok(config::parse(RUN_FILE, Path::new("quickstart.toml"), &sets)?.0)

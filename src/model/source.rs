@@ -22,6 +22,8 @@ mod pip;
 pub struct Pinned {
     /// As people call it.
     pub name: &'static str,
+    /// The unquantised model on the Hub that an adapter names as its base.
+    pub base_model: &'static str,
     /// The file's name, in the caches and on the Hub.
     pub file: &'static str,
     pub bytes: u64,
@@ -38,6 +40,7 @@ pub struct Pinned {
 /// The quickstart's model. The package's own description names the Hub file that it carries.
 pub const DEMO: Pinned = Pinned {
     name: "SmolLM2-135M-Instruct",
+    base_model: "HuggingFaceTB/SmolLM2-135M-Instruct",
     file: "SmolLM2-135M-Instruct.Q4_1.gguf",
     bytes: 98_362_432,
     sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",

@@ -31,17 +31,11 @@
 //! dq from several key blocks; here it is two (dq by query blocks, dk and dv by key blocks), which
 //! costs two more products of seven and needs neither atomics nor a copy of dq per thread.
 
-mod backward;
-mod blocks;
-mod cache;
-mod forward;
+mod cpu;
 #[doc(hidden)]
 pub mod reference;
-mod tile;
 
-pub use backward::backward;
-pub use cache::{append, decode};
-pub use forward::forward;
+pub use cpu::{append, backward, decode, forward};
 
 use super::{ShapeError, check, check_at_least, rows};
 use crate::device::cpu::Cpu;
@@ -63,7 +57,7 @@ pub struct Dims {
 /// it later.
 pub fn reserve(cpu: &Cpu, dims: &Dims) -> Result<(), ShapeError> {
     dims.check()?;
-    cpu.broadcast(|| tile::reserve(dims.block_q() * dims.group(), dims.head_dim));
+    cpu.broadcast(|| cpu::reserve(dims.block_q() * dims.group(), dims.head_dim));
     Ok(())
 }
 
@@ -85,7 +79,7 @@ impl Dims {
 
     /// Queries in one block: with their heads of one group they make some 200 rows of a tile.
     fn block_q(&self) -> usize {
-        (256 / self.group()).clamp(8, tile::KEYS)
+        (256 / self.group()).clamp(8, cpu::KEYS)
     }
 
     fn check(&self) -> Result<(), ShapeError> {

@@ -11,7 +11,7 @@ use std::ops::Range;
 use crate::device::cpu::{Element, Level};
 
 /// Keys in one tile, and the pitch of scores.
-pub(super) const KEYS: usize = 64;
+pub const KEYS: usize = 64;
 /// Lanes that the loops are written for: one AVX-512 vector, four SSE ones.
 pub(super) const LANES: usize = 16;
 
@@ -74,7 +74,7 @@ pub(super) fn with_scratch<const N: usize>(lens: [usize; N], f: impl FnOnce([&mu
 
 /// Grows this thread's scratch to the most that a block of `rows` query rows needs: what the
 /// backward pass has of panels, key tiles in both orders, score tiles and statistics.
-pub(super) fn reserve(rows: usize, head_dim: usize) {
+pub fn reserve(rows: usize, head_dim: usize) {
     let (panel, tile) = (rows * pad(head_dim), rows * KEYS);
     let (turned, flat) = (head_dim * KEYS, KEYS * pad(head_dim));
     let lens = [panel, panel, panel, turned, turned, flat, flat, tile, tile, rows, rows];
