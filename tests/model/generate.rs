@@ -112,21 +112,19 @@ fn sampling_is_reproducible_and_keeps_to_top_k_and_top_p() {
     assert_eq!(within(Sampling { top_k: 4, ..hot }, &order[..4]), 4);
     assert_eq!(within(Sampling { top_k: 1, ..hot }, &order[..1]), 1);
     assert!(within(hot, &order) > 30);
-    // The smallest set of tokens that has half of the probability.
-    let p: Vec<f64> = row.iter().map(|x| ((x - row[order[0]]) / 1.5).exp()).collect();
-    let total: f64 = p.iter().sum();
-    let mut kept = 0.0;
-    let nucleus = 1 + order
-        .iter()
-        .position(|&token| {
-            kept += p[token];
-            kept >= 0.5 * total
-        })
-        .unwrap();
-    assert!(nucleus > 1 && nucleus < 100, "{nucleus} tokens are no test");
-    assert!(within(Sampling { top_p: 0.5, ..free }, &order[..nucleus]) > 1);
+    // The smallest set of tokens with the probability of three and a half of the most likely is
+    // the four most likely ones.
+    let at = |temperature: f64| -> Vec<f64> {
+        row.iter().map(|x| ((x - row[order[0]]) / temperature).exp()).collect()
+    };
+    let p = at(5.0);
+    let kept = order[..3].iter().map(|&token| p[token]).sum::<f64>() + 0.5 * p[order[3]];
+    let top_p = kept / p.iter().sum::<f64>();
+    assert_eq!(within(Sampling { top_p, ..hot }, &order[..4]), 4);
     assert_eq!(within(Sampling { top_p: 0.0, ..free }, &order[..1]), 1);
     // Frequencies of the most likely token, over all places: within 5 standard deviations.
+    let p = at(1.5);
+    let total: f64 = p.iter().sum();
     let many: Vec<Vec<u32>> = vec![prompts[0].clone(); 2000];
     let answers = generate::<f32>(None, 64, 4, &many, &free, 1);
     let hits = answers.iter().filter(|answer| answer[0] as usize == order[0]).count() as f64;
