@@ -223,13 +223,26 @@ fn decode_32(bytes: __m128i, scale: f32, codebook: __m512) -> [__m512; 2] {
     ]
 }
 
-/// 32 NF4 codes as bf16, rounded once.
+/// The 16 values that the codes of one block stand for, as bf16: `round(codebook · scale)`, one
+/// rounding, twice over to fill the register.
+///
+/// A block has 64 codes and 16 values, so the values are multiplied and rounded, not the codes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn decode_32_bf16(bytes: __m128i, scale: f32, codebook: __m512) -> __m512i {
-    let [first, second] = decode_32(bytes, scale, codebook);
-    // The first argument goes to the upper half.
-    from_bh(_mm512_cvtne2ps_pbh(second, first))
+fn table_bf16(scale: f32, codebook: __m512) -> __m512i {
+    let values = _mm512_mul_ps(codebook, _mm512_set1_ps(scale));
+    from_bh(_mm512_cvtne2ps_pbh(values, values))
+}
+
+/// Looks 32 NF4 codes up in a block's table.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn look_up_32(bytes: __m128i, table: __m512i) -> __m512i {
+    // Word 2j takes the high nibble of byte j, word 2j + 1 the low one. The look-up reads five bits
+    // of a word; the fifth does not matter, since the table holds everything twice.
+    let bytes = _mm512_cvtepu8_epi32(bytes);
+    let words = _mm512_or_si512(_mm512_srli_epi32::<4>(bytes), _mm512_slli_epi32::<16>(bytes));
+    _mm512_permutexvar_epi16(words, table)
 }
 
 /// Decodes rows `row0 .. row0 + rows` (≤ 32) of an NF4 matrix into an "nt" panel of bf16 pairs.
@@ -258,15 +271,15 @@ pub unsafe fn nf4_nt_bf16<S: Fn(usize) -> f32>(
                 let row = 16 * half + j;
                 if row < rows {
                     let index = (row0 + row) * (cols / 64) + block;
-                    let scale = scale(index);
+                    let table = table_bf16(scale(index), codebook);
                     let bytes = &codes[32 * index..32 * index + 32];
                     // SAFETY: 32 bytes, just sliced.
                     unsafe {
                         let bytes = bytes.as_ptr();
                         let low = _mm_loadu_si128(bytes.cast());
                         let high = _mm_loadu_si128(bytes.add(16).cast());
-                        *first = decode_32_bf16(low, scale, codebook);
-                        *second = decode_32_bf16(high, scale, codebook);
+                        *first = look_up_32(low, table);
+                        *second = look_up_32(high, table);
                     }
                 }
             }
@@ -343,7 +356,7 @@ pub unsafe fn nf4_nn_bf16<S: Fn(usize) -> f32>(
         // SAFETY: 16 bytes, just sliced; the features are this function's.
         unsafe {
             let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
-            decode_32_bf16(bytes, scale(element / 64), codebook)
+            look_up_32(bytes, table_bf16(scale(element / 64), codebook))
         }
     };
     for pair in 0..rows.div_ceil(2) {
