@@ -14,6 +14,7 @@ pub enum Error {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Model(#[from] model::Error),
+    #[cfg(feature = "cli")]
     #[error(transparent)]
     Source(#[from] model::source::NotFound),
     #[error(transparent)]
@@ -44,6 +45,7 @@ impl Error {
         match self {
             Error::Config(e) => e.hint(),
             Error::Model(e) => e.hint(),
+            #[cfg(feature = "cli")]
             Error::Source(e) => e.hint(),
             Error::Tokenizer(e) => e.hint(),
             Error::Data(e) => e.hint(),
