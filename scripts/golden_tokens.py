@@ -128,7 +128,8 @@ PLAIN = [
     ("ends itself", " yes<|im_end|>"),
 ]
 # Texts for the splits and SentencePiece.
-TEXTS = [MULTILINGUAL, CODE, EMOJI, "a1234567b", "It's  I'LL\r\n\r\n x", "", " ", "   three", "</s> or <s>", "the the"]
+TEXTS = [MULTILINGUAL, CODE, EMOJI, "a1234567b", "It's  I'LL\r\n\r\n x", "", " ", "   three", "</s> or <s>", "the the",
+         "12345 678 1234567 an unmergeable word"]
 
 
 def byte_level(vocab, merges, pre_tokenizer, **options):
@@ -142,10 +143,11 @@ def smollm_split():
     return Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
 
 
-def small():
-    """Byte-level BPE of SmolLM2's kind: 3 special tokens, 256 bytes, some merges."""
-    inner = byte_level({}, [], smollm_split())
+def trained(split):
+    """Byte-level BPE: 3 special tokens, 256 bytes, and merges of pieces as `split` cuts them."""
+    inner = byte_level({}, [], split)
     corpus = [m["content"] for chat in CHATS for m in chat] + [SYSTEM] * 3 + [c for p in PLAIN for c in p]
+    corpus += [f"It's 12345 or 67890, not 1234567 {i}" for i in range(100, 1000, 7)]
     trainer = trainers.BpeTrainer(
         vocab_size=600, special_tokens=SPECIAL, initial_alphabet=sorted(ByteLevel.alphabet()), show_progress=False)
     inner.train_from_iterator(corpus, trainer)
@@ -246,17 +248,21 @@ def sentencepiece_case():
 
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
-    vocab, merges = small()
+    vocab, merges = trained(smollm_split())
     known = {"small": finish(byte_level(vocab, merges, smollm_split()))}
     known["small"].chat_template = TEMPLATES["smollm2"].replace("[A]", "").replace("[Z]", "")
     known["small"].save_pretrained(OUT / "small")
     tokens = sorted(vocab, key=vocab.get)
     types = [gguf.TokenType.CONTROL if t in SPECIAL else gguf.TokenType.NORMAL for t in tokens]
     write_gguf(OUT / "smollm.gguf", "gpt2", "smollm", tokens, types, merges)
-    write_gguf(OUT / "llama-bpe.gguf", "gpt2", "llama-bpe", tokens, types, merges)
-    llama3 = finish(byte_level(
-        vocab, merges, Sequence([Split(Regex(LLAMA3_SPLIT), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]),
-        ignore_merges=True))
+    # Words that no merge makes are tokens all the same: only ignore_merges finds them.
+    split3 = Sequence([Split(Regex(LLAMA3_SPLIT), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)])
+    vocab3, merges3 = trained(split3)
+    vocab3 |= {word: len(vocab3) + i for i, word in enumerate(["\u0120unmergeable", "567"]) if word not in vocab3}
+    tokens3 = sorted(vocab3, key=vocab3.get)
+    types3 = types + [gguf.TokenType.NORMAL] * (len(tokens3) - len(types))
+    write_gguf(OUT / "llama-bpe.gguf", "gpt2", "llama-bpe", tokens3, types3, merges3)
+    llama3 = finish(byte_level(vocab3, merges3, split3, ignore_merges=True))
     if len(sys.argv) > 1:
         keys = ["tokens", "merges", "token_type"]
         fields = gguf.GGUFReader(sys.argv[1]).fields
