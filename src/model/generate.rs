@@ -1,8 +1,8 @@
 //! Generation: batched decoding over a KV cache, greedy or sampled.
 //!
 //! Rows share every run: a row that has finished makes room for the next prompt at once, and
-//! prompts are read in pieces beside the rows that already decode. A row's tokens do not depend on
-//! what else is in the batch.
+//! prompts are read in pieces beside the rows that already decode. What all prompts begin with (a
+//! system turn) is read once. A row's tokens do not depend on what else is in the batch.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -107,13 +107,15 @@ impl<E: GemmElement> Generator<E> {
         }
         let mut waiting = 0..prompts.len();
         let mut rows: Vec<Option<Row>> = (0..self.cache.rows()).map(|_| None).collect();
+        let shared = self.read_shared(prompts, &mut rows)?;
         loop {
             for (slot, row) in rows.iter_mut().enumerate() {
                 if row.is_none()
                     && let Some(prompt) = waiting.next()
                 {
-                    self.cache.clear(slot);
-                    *row = Some(Row { prompt, pending: prompts[prompt].iter().copied().collect() });
+                    self.cache.truncate(slot, shared as u32);
+                    let pending = prompts[prompt][shared..].iter().copied().collect();
+                    *row = Some(Row { prompt, pending });
                 }
             }
             if rows.iter().all(Option::is_none) {
@@ -139,6 +141,30 @@ impl<E: GemmElement> Generator<E> {
                 }
             }
         }
+    }
+
+    /// Reads what all prompts begin with into every row, and gives its length: at least one token
+    /// of each prompt is left.
+    fn read_shared(
+        &mut self,
+        prompts: &[Vec<u32>],
+        rows: &mut [Option<Row>],
+    ) -> Result<usize, EngineError> {
+        for slot in 0..rows.len() {
+            self.cache.truncate(slot, 0);
+        }
+        let [first, rest @ ..] = prompts else { return Ok(0) };
+        let most = prompts.iter().map(Vec::len).min().unwrap_or(0).saturating_sub(1);
+        let same = |i: &usize| rest.iter().all(|prompt| prompt[*i] == first[*i]);
+        let shared = (0..most).take_while(same).count();
+        if rest.is_empty() || shared == 0 || rows.is_empty() {
+            return Ok(0);
+        }
+        rows[0] = Some(Row { prompt: 0, pending: first[..shared].iter().copied().collect() });
+        while self.run(rows)?.is_empty() {}
+        rows[0] = None;
+        self.cache.share_first_row();
+        Ok(shared)
     }
 
     fn check(&self, prompts: &[Vec<u32>], limits: &Limits<'_>) -> Result<(), GenerateError> {

@@ -47,9 +47,27 @@ impl<E: Element> KvCache<E> {
         &self.lens
     }
 
-    /// Empties a row for another sequence.
-    pub fn clear(&mut self, row: usize) {
-        self.lens[row] = 0;
+    /// Forgets all but the first `len` tokens of a row, which stay for another sequence.
+    pub fn truncate(&mut self, row: usize, len: u32) {
+        self.lens[row] = self.lens[row].min(len);
+    }
+
+    /// Gives every row the tokens of row 0.
+    pub fn share_first_row(&mut self) {
+        if self.rows == 0 {
+            return;
+        }
+        let Self { rows, capacity, k, v, lens, .. } = self;
+        for cache in k.iter_mut().chain(v) {
+            let row = cache.len() / *rows;
+            let used = row / *capacity * lens[0] as usize;
+            let (first, rest) = cache.split_at_mut(row);
+            for other in rest.chunks_exact_mut(row) {
+                other[..used].copy_from_slice(&first[..used]);
+            }
+        }
+        let len = lens[0];
+        lens.fill(len);
     }
 
     /// Counts the tokens of a finished run (`cu_seqlens` over all rows).

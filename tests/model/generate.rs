@@ -80,6 +80,31 @@ fn a_row_does_not_depend_on_the_others() {
     rows_are_alone::<bf16>(&sampled);
 }
 
+/// A beginning that all prompts share is read once; answers are those of a prompt alone, also for
+/// prompts that wait for a row, and for a second call with another beginning.
+#[test]
+fn a_shared_beginning_changes_no_answer() {
+    let adapter = adapter(&weights(64, true).config, 8, &Linear::ALL, 1);
+    let mut generator =
+        Generator::<bf16>::new(cpu(), weights(64, true), Some(&adapter), 3, 400).unwrap();
+    let limits = Limits { max_new_tokens: 9, stop_ids: &[] };
+    for (seed, shared) in [(1, 17), (2, 300), (3, 1)] {
+        let beginning = documents(&[shared], seed).remove(0);
+        let ends = documents(&[4, 1, 9, 2, 30, 1, 6], seed + 10);
+        let mut prompts: Vec<Vec<u32>> =
+            ends.iter().map(|end| [&beginning[..], end].concat()).collect();
+        // One prompt is nothing but the beginning of another.
+        prompts[3].truncate(shared + 1);
+        let together =
+            generator.generate(&prompts, &Sampling::GREEDY, &limits, &mut |_, _| ()).unwrap();
+        for (prompt, answer) in prompts.iter().zip(&together) {
+            let prompt = std::slice::from_ref(prompt);
+            let alone = generate::<bf16>(Some(&adapter), 1, 400, prompt, &Sampling::GREEDY, 9);
+            assert_eq!(*answer, alone[0], "shared {shared}");
+        }
+    }
+}
+
 #[test]
 fn sampling_is_reproducible_and_keeps_to_top_k_and_top_p() {
     let weights = weights(64, true);
