@@ -9,7 +9,6 @@ pub mod orders;
 pub mod pack;
 mod python;
 pub mod records;
-pub mod rng;
 pub mod template;
 
 pub use dataset::{DataOptions, DataStats, Dataset, Document, EvalRow, load, load_eval};

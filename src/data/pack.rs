@@ -8,7 +8,7 @@
 
 use super::Document;
 use super::batch::MicroBatch;
-use super::rng::Rng;
+use crate::rng::Rng;
 
 /// Micro-batches in a window: enough documents to fill the gaps, few enough to stay random.
 pub const WINDOW: usize = 64;
