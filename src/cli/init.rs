@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::output::{Failure, print};
+use super::output::{Failure, print, program_name};
 use crate::config::RunFile;
 
 /// Write a commented run file: every key with its meaning and default.
@@ -31,7 +31,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
                 "{} written; next: set model.path and data.train in it, then",
                 path.display()
             );
-            eprintln!("  dayrun train {}", path.display());
+            eprintln!("  {} train {}", program_name(), path.display());
             Ok(ExitCode::SUCCESS)
         }
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Err(Failure::new(

@@ -44,3 +44,9 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
         _ => Ok(()),
     }
 }
+
+/// The name that the program was started by (`target/release/dayrun`), so that a command shown
+/// to be tried works as it stands.
+pub(super) fn program_name() -> String {
+    std::env::args().next().filter(|name| !name.is_empty()).unwrap_or_else(|| "dayrun".into())
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::log::Log;
-use super::output::{Failure, print};
+use super::output::{Failure, print, program_name};
 use super::{INTERRUPTED, Terminal, train};
 use crate::config::{self, RunFile};
 use crate::data::orders::Split;
@@ -184,12 +184,12 @@ fn text(
         summary.peak_rss_bytes.unwrap_or(0) as f64 * 1e-9,
         summary.device,
     ));
-    let dir = outcome.dir.path().display();
+    let (dir, dayrun) = (outcome.dir.path().display(), program_name());
     text.push_str(&format!(
         "\nThe run is in {dir}: adapter/ (PEFT's format), loss.svg, metrics.jsonl, summary.json.\n\
-         Try the adapter:     dayrun generate --run {dir} --system \"Order to JSON.\" \\\n\
+         Try the adapter:     {dayrun} generate --run {dir} --system \"Order to JSON.\" \\\n\
          {:21}\"Please send nine red kites to Ada in Oslo.\"\n\
-         Train on your rows:  dayrun init my.toml; dayrun train my.toml\n",
+         Train on your rows:  {dayrun} init my.toml; {dayrun} train my.toml\n",
         ""
     ));
     text
