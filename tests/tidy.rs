@@ -330,15 +330,26 @@ fn unsafe_only_where_it_belongs() {
     );
 }
 
+/// Every unsafe block and impl has a SAFETY comment close above it (or inside a chain of them), every
+/// public unsafe function a Safety section.
 #[test]
 fn unsafe_blocks_say_why_they_are_safe() {
-    let block = Regex::new(r"\bunsafe\b").unwrap();
-    let reason = Regex::new(r"SAFETY|# Safety").unwrap();
+    const ABOVE: usize = 12;
+    let block = Regex::new(r"\bunsafe (?:\{|impl\b)").unwrap();
+    let function = Regex::new(r"\bpub(?:\([a-z]+\))? unsafe fn\b").unwrap();
     let mut complaints = Vec::new();
     for path in files("src", ".rs") {
-        let stripped = code(&path);
-        if block.is_match(&stripped) && !reason.is_match(&read(&path)) {
-            complaints.push(format!("{path}: has unsafe and not one SAFETY comment"));
+        let text = read(&path);
+        let lines: Vec<&str> = text.lines().collect();
+        for (i, line) in lines.iter().enumerate() {
+            let line = line.split("//").next().unwrap_or_default();
+            let said = |from: usize, what: &str| lines[from..=i].iter().any(|l| l.contains(what));
+            if block.is_match(line) && !said(i.saturating_sub(ABOVE), "SAFETY") {
+                complaints.push(format!("{path}:{}: no SAFETY comment above", i + 1));
+            }
+            if function.is_match(line) && !said(i.saturating_sub(2 * ABOVE), "# Safety") {
+                complaints.push(format!("{path}:{}: no Safety section", i + 1));
+            }
         }
     }
     none(complaints);
@@ -410,7 +421,14 @@ fn nothing_of_anyones_machine_is_left() {
     )
     .unwrap();
     let pages = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "Cargo.toml"];
-    let others = [files("docs", ".md"), files("tests", ".py"), files(".ci", "run")].concat();
+    let others = [
+        files("docs", ".md"),
+        files("tests", ".py"),
+        files("scripts", ".py"),
+        files("data", ".toml"),
+        files(".ci", "run"),
+    ]
+    .concat();
     none(
         sources()
             .into_iter()

@@ -1,22 +1,13 @@
 //! Golden files of other tools: how to read them and how near is near.
 //!
-//! The bounds are not derived from roundings but set by what they must tell apart. transformers and
-//! dayrun both compute in f32, sum in other orders and use other exponentials, so they stay 1e-6 to
-//! 2e-5 of the logits' standard deviation apart; the smallest mistake planted in the golden models
-//! (docs/LOG.md, 2026-11-24, has them all) moves logits by 3 standard deviations. Each bound lies
-//! between, nearer to rounding, and every golden test also shows that mistakes are out of bounds.
+//! The bounds themselves are in the one table, `tol.rs`.
 
 use std::path::PathBuf;
 
 use half::bf16;
 use safetensors::{Dtype, SafeTensors};
 
-/// Largest difference of logits, in standard deviations of the wanted ones.
-pub const LOGITS: f64 = 1e-4;
-/// Norm of the difference of gradients, in norms of the wanted ones.
-pub const GRADIENT: f64 = 1e-3;
-/// Relative difference of losses.
-pub const LOSS: f64 = 1e-4;
+pub use super::tol::{GRADIENT, LOGITS, LOSS};
 
 /// A path under tests/golden.
 pub fn path(name: &str) -> PathBuf {
