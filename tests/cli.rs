@@ -231,6 +231,17 @@ fn a_whole_run_and_what_it_leaves() {
         with(&["--max-new-tokens", "6", "2 and 2"])
     );
 
+    // The run's rows were plain texts, and so is its prompt, unless a chat is asked for.
+    let answer = |extra: &[&str]| {
+        let args = ["generate", "--run", "runs/run", "--max-new-tokens", "12", "2 and 2 is"];
+        let args: Vec<&str> = args.iter().chain(extra).copied().collect();
+        let output = run(dir, &args);
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    assert_eq!(answer(&[]), answer(&["--raw"]));
+    assert_ne!(answer(&[]), answer(&["--chat"]));
+
     // Going on from the adapter.
     let on = ["train", "run.toml", "--out", "on", "--set", "lora.init_adapter=runs/run/adapter"];
     let output = run(dir, &on);

@@ -17,6 +17,8 @@ pub enum PeftError {
     Field { path: PathBuf, field: String, value: String, expects: &'static str },
     #[error("{}: `{field}` is {value}: {what} is not supported", path.display())]
     Unsupported { path: PathBuf, field: String, value: String, what: &'static str },
+    #[error("{}: `target_modules` names no linear layer of this model", path.display())]
+    NoModule { path: PathBuf },
     #[error("{}: tensor `{name}` is missing", path.display())]
     MissingTensor { path: PathBuf, name: String },
     #[error("{}: tensor `{name}` belongs to no module that the adapter's target_modules name in this model", path.display())]
@@ -52,9 +54,19 @@ impl PeftError {
             Self::Safetensors { .. } => {
                 Some("the file is damaged or cut off: copy or download it again".into())
             }
-            Self::MissingTensor { .. } | Self::ExtraTensor { .. } | Self::Shape { .. } => {
-                Some("is the adapter made for another model?".into())
-            }
+            Self::Json { .. } | Self::Field { .. } => Some(
+                "the file is not as PEFT's save_pretrained writes it: save the adapter again"
+                    .into(),
+            ),
+            Self::Unsupported { field, .. } => Some(format!(
+                "plain LoRA adapters are supported (r, lora_alpha, use_rslora, target_modules): \
+                 train one without `{field}`"
+            )),
+            Self::Dtype { .. } => Some("save the adapter in 16 or 32 bits".into()),
+            Self::NoModule { .. }
+            | Self::MissingTensor { .. }
+            | Self::ExtraTensor { .. }
+            | Self::Shape { .. } => Some("is the adapter made for another model?".into()),
             Self::NotFinite { .. } => {
                 Some("the run that made this adapter diverged: use an earlier one".into())
             }

@@ -32,6 +32,21 @@ pub struct BaseModel {
     pub quantization: String,
 }
 
+/// Checks what of the adapter in `dir` can be checked without its model: that both files open,
+/// and that nothing in the configuration is unsupported. Cheap, so it comes before a model is
+/// loaded; [`load`] checks it all again.
+pub fn check_config(dir: &Path) -> Result<(), PeftError> {
+    let path = dir.join(CONFIG);
+    let text = std::fs::read_to_string(&path)
+        .map_err(|source| PeftError::Read { path: path.clone(), source })?;
+    peft_config::fields(&text, &path)?;
+    let path = dir.join(TENSORS);
+    match std::fs::File::open(&path) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(PeftError::Read { path, source }),
+    }
+}
+
 /// Loads the adapter in `dir` for a model of this shape. Every expected tensor must be there,
 /// with its shape, and no other; what of the configuration is not supported is refused by name.
 pub fn load(dir: &Path, model: &LlamaConfig) -> Result<Adapter, PeftError> {
@@ -122,6 +137,7 @@ fn read_floats(view: &TensorView, out: &mut [f32]) -> Result<(), String> {
 /// temporary name and synced before any of them takes its place, so that a crash or a full disk
 /// leaves the adapter that was there. Other files in `dir` stay.
 pub fn save(adapter: &Adapter, dir: &Path, base: &BaseModel) -> Result<(), PeftError> {
+    warn_of_gguf_name(&base.name);
     let error = |path: &Path, source| PeftError::Write { path: path.to_path_buf(), source };
     let bytes = to_safetensors(adapter).map_err(|e| error(&dir.join(TENSORS), e))?;
     let files = [
@@ -147,6 +163,21 @@ pub fn save(adapter: &Adapter, dir: &Path, base: &BaseModel) -> Result<(), PeftE
         file.persist(&path).map_err(|e| error(&path, e.error))?;
     }
     sync_dir(dir).map_err(|e| error(dir, e))
+}
+
+/// An adapter may be saved many times; its base's name is worth one warning.
+fn warn_of_gguf_name(name: &str) {
+    static WARNED: std::sync::Once = std::sync::Once::new();
+    let extension = Path::new(name).extension();
+    if extension.is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+        WARNED.call_once(|| {
+            tracing::warn!(
+                "the adapter names {name} as its base, and PEFT cannot open a GGUF file: set \
+                 model.name to the model's name on the Hub, or change base_model_name_or_path in \
+                 the saved {CONFIG}"
+            );
+        });
+    }
 }
 
 /// Temporary files are private to their maker; an adapter is a file like any other.

@@ -42,6 +42,38 @@ const UNSUPPORTED: [(&str, &str); 16] = [
     ("alora_invocation_tokens", "activated LoRA"),
 ];
 
+/// A configuration on its own: everything that can be checked without a model.
+pub(super) struct Fields {
+    r: usize,
+    lora_alpha: f64,
+    use_rslora: bool,
+    targets: Targets,
+    lora_dropout: f64,
+}
+
+/// PEFT's `target_modules`.
+enum Targets {
+    AllLinear,
+    /// A string is matched against the whole path (re.fullmatch).
+    Pattern(regex::Regex),
+    /// Names, or ends of paths.
+    Names(Vec<String>),
+}
+
+impl Targets {
+    /// Whether the module at `path` is named.
+    fn names(&self, path: &str) -> bool {
+        match self {
+            Targets::AllLinear => true,
+            Targets::Pattern(regex) => regex.is_match(path),
+            Targets::Names(names) => names.iter().any(|name| {
+                let rest = path.strip_suffix(name.as_str());
+                rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            }),
+        }
+    }
+}
+
 /// A configuration checked against a model: the modules it names, in the order of the model.
 pub(super) struct Read {
     pub config: LoraConfig,
@@ -50,6 +82,26 @@ pub(super) struct Read {
 
 /// Understands an adapter_config.json for `model`.
 pub(super) fn read(text: &str, path: &Path, model: &LlamaConfig) -> Result<Read, PeftError> {
+    let Fields { r, lora_alpha, use_rslora, targets, lora_dropout } = fields(text, path)?;
+    if lora_dropout != 0.0 {
+        tracing::warn!(
+            "{}: made with lora_dropout = {lora_dropout}; dropout is off here, in training too",
+            path.display(),
+        );
+    }
+    let modules: Vec<(usize, Linear)> = (0..model.num_hidden_layers)
+        .flat_map(|layer| Linear::ALL.map(|linear| (layer, linear)))
+        .filter(|(layer, linear)| targets.names(&linear.path(*layer)))
+        .collect();
+    if modules.is_empty() {
+        return Err(PeftError::NoModule { path: path.to_path_buf() });
+    }
+    let target_modules = names(&modules, model.num_hidden_layers);
+    Ok(Read { config: LoraConfig { r, lora_alpha, use_rslora, target_modules }, modules })
+}
+
+/// Understands an adapter_config.json by itself, and refuses by name what is not supported.
+pub(super) fn fields(text: &str, path: &Path) -> Result<Fields, PeftError> {
     let fields: Map<String, Value> = serde_json::from_str(text)
         .map_err(|source| PeftError::Json { path: path.to_path_buf(), source })?;
     let field = |name: &str, expects| PeftError::Field {
@@ -100,14 +152,6 @@ pub(super) fn read(text: &str, path: &Path, model: &LlamaConfig) -> Result<Read,
         let what = UNSUPPORTED.iter().find(|(n, _)| n == name).map(|(_, what)| *what);
         return Err(unsupported(name, what.unwrap_or("this field")));
     }
-    if fields.get("lora_dropout").and_then(Value::as_f64).is_some_and(|p| p != 0.0) {
-        tracing::warn!(
-            "{}: made with lora_dropout = {}; dropout is off here, in training too",
-            path.display(),
-            fields["lora_dropout"]
-        );
-    }
-
     let r = fields.get("r").and_then(Value::as_u64).filter(|r| (1..=1024).contains(r));
     let r = r.ok_or_else(|| field("r", "an integer from 1 to 1024"))? as usize;
     let alpha = fields.get("lora_alpha").and_then(Value::as_f64);
@@ -120,42 +164,26 @@ pub(super) fn read(text: &str, path: &Path, model: &LlamaConfig) -> Result<Read,
         Some(_) => return Err(field("use_rslora", "true or false")),
     };
 
-    let all =
-        || (0..model.num_hidden_layers).flat_map(|layer| Linear::ALL.map(|linear| (layer, linear)));
-    let outside = ["lm_head", "model.embed_tokens"];
     let bad_targets = || field("target_modules", "a list of module names, or a regular expression");
-    let not_adapted = || unsupported("target_modules", "adapting the head or the embedding");
-    let modules: Vec<(usize, Linear)> = match fields.get("target_modules") {
-        Some(Value::String(name)) if name == "all-linear" => all().collect(),
-        Some(Value::String(pattern)) => {
-            // PEFT matches a string against the whole path (re.fullmatch).
-            let regex =
-                regex::Regex::new(&format!("^(?:{pattern})$")).map_err(|_| bad_targets())?;
-            if outside.iter().any(|path| regex.is_match(path)) {
-                return Err(not_adapted());
-            }
-            all().filter(|(layer, linear)| regex.is_match(&linear.path(*layer))).collect()
-        }
+    let targets = match fields.get("target_modules") {
+        Some(Value::String(name)) if name == "all-linear" => Targets::AllLinear,
+        Some(Value::String(pattern)) => Targets::Pattern(
+            regex::Regex::new(&format!("^(?:{pattern})$")).map_err(|_| bad_targets())?,
+        ),
         Some(Value::Array(names)) => {
-            let names: Option<Vec<&str>> = names.iter().map(Value::as_str).collect();
-            let names = names.ok_or_else(bad_targets)?;
-            let named = |path: &str| {
-                names.iter().any(|n| {
-                    path.strip_suffix(n).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-                })
-            };
-            if outside.iter().any(|path| named(path)) {
-                return Err(not_adapted());
-            }
-            all().filter(|(layer, linear)| named(&linear.path(*layer))).collect()
+            let names: Option<Vec<String>> =
+                names.iter().map(|name| name.as_str().map(str::to_string)).collect();
+            Targets::Names(names.ok_or_else(bad_targets)?)
         }
         _ => return Err(bad_targets()),
     };
-    if modules.is_empty() {
-        return Err(field("target_modules", "to name at least one linear layer of this model"));
+    // "all-linear" leaves the head out, in PEFT too.
+    let outside = ["lm_head", "model.embed_tokens"];
+    if !matches!(targets, Targets::AllLinear) && outside.iter().any(|path| targets.names(path)) {
+        return Err(unsupported("target_modules", "adapting the head or the embedding"));
     }
-    let target_modules = names(&modules, model.num_hidden_layers);
-    Ok(Read { config: LoraConfig { r, lora_alpha, use_rslora, target_modules }, modules })
+    let lora_dropout = fields.get("lora_dropout").and_then(Value::as_f64).unwrap_or(0.0);
+    Ok(Fields { r, lora_alpha, use_rslora, targets, lora_dropout })
 }
 
 /// The shortest list that names exactly these modules: plain names when every layer has the

@@ -1,6 +1,6 @@
 //! Which model to use: a run's, or one named with an adapter.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Terminal;
@@ -47,27 +47,45 @@ pub(super) struct Opened {
     pub adapter: Option<Adapter>,
     /// The run's file, or the defaults.
     pub run: RunFile,
+    /// Whether there is a run.
+    pub of_run: bool,
+}
+
+/// The run file of a run directory.
+fn run_file_of(dir: &Path) -> Result<PathBuf, Failure> {
+    let file = dir.join("run.toml");
+    if file.exists() {
+        return Ok(file);
+    }
+    let why = if dir.exists() { "it has no run.toml" } else { "it does not exist" };
+    Err(Failure::new(
+        format!("{} is not a run directory: {why}", dir.display()),
+        "give the directory that a training has made: its --out, or runs/ and the run file's name",
+    ))
 }
 
 impl BaseArgs {
     /// Loads it.
     pub(super) fn open(&self, terminal: &Terminal) -> Result<Opened, Failure> {
         let mut run = match &self.run {
-            Some(dir) => config::load(&dir.join("run.toml"), &[]).map(|(run, _)| run)?,
+            Some(dir) => config::load(&run_file_of(dir)?, &[]).map(|(run, _)| run)?,
             None => RunFile::default(),
         };
         if let Some(model) = &self.model {
             run.model.path = model.clone();
         }
         run.train.compute_dtype = self.compute_dtype.unwrap_or(run.train.compute_dtype);
-        let cpu = Arc::new(Cpu::new(self.threads.unwrap_or(run.train.threads).min(1024)));
-        let base = Base::open(&run.model.path, cpu, &|p| terminal.report(p))?;
         let dir = match (&self.adapter, &self.run) {
             (Some(dir), _) => Some(dir.clone()),
             (None, Some(run)) if !self.no_adapter => Some(run.join("adapter")),
             _ => None,
         };
+        if let Some(dir) = &dir {
+            peft::check_config(dir)?;
+        }
+        let cpu = Arc::new(Cpu::new(self.threads.unwrap_or(run.train.threads).min(1024)));
+        let base = Base::open(&run.model.path, cpu, &|p| terminal.report(p))?;
         let adapter = dir.map(|dir| peft::load(&dir, &base.weights.config)).transpose()?;
-        Ok(Opened { base, adapter, run })
+        Ok(Opened { base, adapter, run, of_run: self.run.is_some() })
     }
 }

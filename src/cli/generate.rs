@@ -1,6 +1,7 @@
 //! `dayrun generate`: an answer, token by token as it comes.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::process::ExitCode;
 
 use half::bf16;
@@ -9,7 +10,8 @@ use serde_json::{Value, json};
 use super::Terminal;
 use super::base_args::{BaseArgs, Opened};
 use super::output::{Failure, print};
-use crate::config::ComputeDtype;
+use crate::config::{ComputeDtype, PromptAs, RunFile};
+use crate::data::records::{self, Record};
 use crate::device::cpu::GemmElement;
 use crate::model::generate::{Generator, Limits, Sampling};
 use crate::model::tokenizer;
@@ -22,7 +24,11 @@ Examples:
   dayrun generate --run runs/run \"What is the capital of France?\"
   dayrun generate --run runs/run --no-adapter \"...\"           what the base model says
   echo \"Once upon a time\" | dayrun generate --model models/smol --raw
-  dayrun generate --run runs/run --temperature 0.7 --top-p 0.9 --seed 1 \"...\"")]
+  dayrun generate --run runs/run --temperature 0.7 --top-p 0.9 --seed 1 \"...\"
+
+A run's prompt is read as the run's training rows were: as plain text for prompt/completion rows
+(data.prompt_as = \"text\"), as a chat for messages rows. --chat and --raw force one. Without a
+run, it is a chat if the model has a chat template.")]
 pub struct Args {
     #[command(flatten)]
     base: BaseArgs,
@@ -31,7 +37,10 @@ pub struct Args {
     /// Continue the prompt as plain text, without the model's chat template.
     #[arg(long)]
     raw: bool,
-    /// A system message before the prompt.
+    /// Give the prompt as a user's turn, with the model's chat template.
+    #[arg(long, conflicts_with = "raw")]
+    chat: bool,
+    /// A system message before the prompt, which makes it a chat.
     #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
     system: Option<String>,
     /// 0: always the most likely token.
@@ -92,20 +101,38 @@ pub(super) fn run(args: &Args, terminal: &Terminal) -> Result<ExitCode, Failure>
     }
 }
 
-/// The prompt's tokens: as a chat if the model knows how to, as plain text otherwise.
+/// Whether the run's training rows were plain texts. What cannot be read counts as chats.
+fn trained_on_text(run: &RunFile) -> bool {
+    let first = || {
+        let file = File::open(run.data.train.0.first()?).ok()?;
+        // The first row that is one decides the file's kind; a few bad ones may come before it.
+        BufReader::new(file.take(1 << 24))
+            .split(b'\n')
+            .take(1000)
+            .map_while(Result::ok)
+            .find_map(|line| records::parse(&line, None).ok().map(|(_, record)| record))
+    };
+    run.data.prompt_as == PromptAs::Text && matches!(first(), Some(Record::Plain { .. }))
+}
+
+/// The prompt's tokens: as the run's rows were, or as a chat if the model knows how to.
 fn encode(args: &Args, prompt: &str, opened: &Opened) -> Result<Vec<u32>, Failure> {
     let tokenizer = &opened.base.tokenizer;
-    let template = match args.raw {
+    let forced = args.chat || args.system.is_some();
+    let plain = args.raw || (!forced && opened.of_run && trained_on_text(&opened.run));
+    let template = match plain {
         true => None,
         false => data_options(&opened.run)?.template(tokenizer)?,
     };
     let Some(template) = template else {
-        if args.system.is_some() {
+        if forced {
+            let flag = if args.system.is_some() { "--system" } else { "--chat" };
             return Err(Failure::new(
-                "--system: the model has no chat template",
-                "put it into the prompt, or give a chat template in the run file",
+                format!("{flag}: the model has no chat template"),
+                "put all into the prompt, or give a chat template in the run file",
             ));
         }
+        tracing::info!("the prompt is plain text");
         return Ok(tokenizer.encode_plain(prompt)?);
     };
     let message = |role: &str, content: &str| json!({"role": role, "content": content});
