@@ -5,7 +5,7 @@ use crate::config::ConfigError;
 use crate::data;
 use crate::model::generate::GenerateError;
 use crate::model::{self, EngineError, tokenizer};
-use crate::train::{EvaluateError, ProofError, RunDirError, StepError};
+use crate::train::{EvaluateError, ProofError, RunDirError, SavedAdapter, StepError};
 
 /// What can end a run. Each part's own error says what was being done and where.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,9 @@ pub enum Error {
     Proof(#[from] ProofError),
     #[error(transparent)]
     RunDir(#[from] RunDirError),
+    /// What ended a run after its directory had been made, and what is in there now.
+    #[error("{error}")]
+    Halted { error: Box<Error>, adapter: SavedAdapter },
 }
 
 impl Error {
@@ -57,6 +60,10 @@ impl Error {
             Error::Pack(_) => {
                 Some("set data.max_length to at most train.micro_batch_tokens".into())
             }
+            Error::Halted { error, adapter } => Some(match error.hint() {
+                Some(hint) => format!("{hint}; {adapter}"),
+                None => adapter.to_string(),
+            }),
             Error::Engine(_) | Error::Generate(_) => None,
         }
     }

@@ -280,3 +280,50 @@ fn ctrl_c_saves_the_adapter() {
     assert_eq!(model, tiny());
     assert!(out.join("adapter/adapter_model.safetensors").exists());
 }
+
+/// The adapter of `out` is whole, and the summary names the update and the error.
+fn check_halted(out: &Path, text: &str) {
+    let summary = std::fs::read_to_string(out.join("summary.json")).expect("summed up");
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    let steps = summary["steps"].as_u64().unwrap();
+    assert!(steps >= 1 && summary["error"].is_string(), "{summary}");
+    assert!(text.contains(&format!("the adapter of step {steps} is in ")), "{text}");
+    // The run has read it back before it said so.
+    assert!(out.join("adapter/adapter_model.safetensors").exists());
+}
+
+#[test]
+fn a_run_that_diverges_keeps_what_was_trained() {
+    let dir = project();
+    let dir = dir.path();
+    let sets = ["--set", "train.learning_rate=1e30", "--set", "train.save_every=0"];
+    let sets = [&["train", "run.toml", "--set", "eval.before=false"][..], &sets].concat();
+    let (code, text) = refusal(dir, &sets);
+    assert_eq!(code, 1, "{text}");
+    check_halted(&dir.join("runs/run"), &text);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_without_room_is_noticed_before_the_first_update() {
+    let dir = project();
+    let dir = dir.path();
+    // Fills the quantisation cache, which a full disk would not hold either.
+    let first = run(dir, &["train", "run.toml", "--out", "first", "--set", "train.max_steps=1"]);
+    assert!(first.status.success(), "{}", stderr(&first));
+    let binary = env!("CARGO_BIN_EXE_dayrun");
+    // Writes beyond 4 KiB fail with an error, as those to a full disk do.
+    let script = format!("trap '' XFSZ; ulimit -f 8; exec '{binary}' train run.toml");
+    let output = Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(dir)
+        .env("DAYRUN_CACHE", dir.join("cache"))
+        .output()
+        .expect("sh starts");
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("saving the adapter") && text.contains("no adapter saved"), "{text}");
+    let out = dir.join("runs/run");
+    assert!(!out.join("adapter").exists(), "an empty directory misleads");
+    assert_eq!(std::fs::read_to_string(out.join("metrics.jsonl")).unwrap(), "");
+}

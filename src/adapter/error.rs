@@ -48,9 +48,9 @@ impl PeftError {
                 })
             }
             Self::Write { source, .. } if is_full(source) => {
-                Some("free some space; the adapter that was there before is untouched".into())
+                Some("free some space; what was there before is untouched".into())
             }
-            Self::Write { .. } => Some("the adapter that was there before is untouched".into()),
+            Self::Write { .. } => Some("what was there before is untouched".into()),
             Self::Safetensors { .. } => {
                 Some("the file is damaged or cut off: copy or download it again".into())
             }

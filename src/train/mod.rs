@@ -10,6 +10,7 @@ pub mod run;
 pub mod run_dir;
 pub mod schedule;
 pub mod trainer;
+mod training;
 
 pub use base::Base;
 pub use evaluate::{EvalFile, EvaluateError, EvaluateOptions, Evaluation, RowResult, evaluate};
@@ -19,3 +20,4 @@ pub use run::{Outcome, Watch, run_file};
 pub use run_dir::{RunDir, RunDirError, Summary};
 pub use schedule::Schedule;
 pub use trainer::{StepError, StepReport, Trainer, TrainerOptions};
+pub use training::SavedAdapter;

@@ -2,19 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use half::bf16;
 
 use super::evaluate::{EvalFile, EvaluateOptions, Evaluation, evaluate};
-use super::proof::{self, GradientWatch, ProofError};
+use super::proof;
 use super::run_dir::{RunDir, Summary, peak_rss_bytes};
+use super::training::{Training, epoch};
 use super::{Base, Schedule, StepReport, Trainer, TrainerOptions};
 use crate::Error;
 use crate::adapter::{Adapter, LoraConfig, PeftError, peft};
 use crate::config::{ComputeDtype, OnRow, PromptAs, RunFile, TargetModules, TooLong};
-use crate::data::{self, DataOptions, Dataset, encode, pack};
+use crate::data::{self, DataOptions, Dataset, encode};
 use crate::device::cpu::{Cpu, GemmElement};
 use crate::device::memory::Placement;
 use crate::progress::Report;
@@ -205,16 +206,6 @@ fn note_data(dataset: &Dataset, watch: &Watch) {
     }
 }
 
-/// The micro-batches of an epoch, grouped into updates.
-fn epoch(
-    run: &RunFile,
-    dataset: &Dataset,
-    epoch: u64,
-) -> Result<Vec<data::batch::MicroBatch>, Error> {
-    let capacity = run.train.micro_batch_tokens;
-    Ok(pack::epoch_batches(&dataset.documents, capacity, run.train.seed, epoch)?)
-}
-
 fn go<E: GemmElement>(
     run: RunFile,
     base: Base,
@@ -232,18 +223,23 @@ fn go<E: GemmElement>(
         tracing::info!("the fresh adapter changes no logit of {} tokens", tokens.len());
     }
     let accumulation = run.train.gradient_accumulation;
+    let first = epoch(&run, &dataset, 0)?;
+    let updates = |batches: usize| batches.div_ceil(accumulation) as u64;
     let total = match run.train.max_steps {
         Some(steps) => steps,
         None => {
-            let mut total = 0;
-            for e in 0..run.train.epochs as u64 {
-                total += epoch(&run, &dataset, e)?.len().div_ceil(accumulation) as u64;
+            let mut total = updates(first.len());
+            for e in 1..run.train.epochs as u64 {
+                total += updates(epoch(&run, &dataset, e)?.len());
             }
             total
         }
     };
-    let mut dir = RunDir::create(run.train.out.as_deref().unwrap_or(Path::new("run")), &run)?;
+    let dir = RunDir::create(run.train.out.as_deref().unwrap_or(Path::new("run")), &run)?;
     (watch.on_dir)(dir.path());
+    // Before any work: there is room on the disk, and from here on there is always an adapter.
+    let mut training = Training::new(dir, base.about());
+    training.save(&adapter, 0).map_err(|error| training.halted(error))?;
 
     let options = evaluate_options(&run);
     let judge = |adapter: Option<&Adapter>, when: &str| -> Result<Option<Evaluation>, Error> {
@@ -256,16 +252,9 @@ fn go<E: GemmElement>(
         (watch.on_note)(&text);
         Ok(Some(result))
     };
-    let before = judge(run.lora.init_adapter.as_ref().map(|_| &adapter), "before")?;
+    let before = judge(run.lora.init_adapter.as_ref().map(|_| &adapter), "before")
+        .map_err(|error| training.halted(error))?;
 
-    let mut training = Training {
-        losses: Vec::new(),
-        tokens: 0,
-        loss_tokens: 0,
-        seconds: 0.0,
-        batches: 0,
-        interrupted: false,
-    };
     let trainer_options = TrainerOptions {
         micro_batch_tokens: run.train.micro_batch_tokens,
         beta1: run.train.adam_beta1,
@@ -279,22 +268,23 @@ fn go<E: GemmElement>(
         placement: Placement::Packed,
     };
     let (cpu, weights) = (base.cpu.clone(), base.weights.clone());
-    let mut trainer = Trainer::<E>::new(cpu, weights, adapter, trainer_options)?;
+    let mut trainer = Trainer::<E>::new(cpu, weights, adapter, trainer_options)
+        .map_err(|error| training.halted(error.into()))?;
     let schedule = Schedule::new(&run.train, total);
     tracing::info!("{total} updates, {} bytes of working memory", trainer.planned_bytes());
-    train(&run, &base, &dataset, &schedule, &mut trainer, &mut dir, &mut training, watch)?;
+    // Whatever fails from here on: what was trained is saved, drawn and summed up first.
+    let mut failure = training.train(&run, &dataset, first, &schedule, &mut trainer, watch).err();
+    failure = failure.or(training.finish(&trainer, &base.weights.config).err());
     let adapter = trainer.adapter().clone();
     // Its memory is not needed while answers are generated.
     drop(trainer);
-    save(&adapter, &dir, &base)?;
-    check_saved(&adapter, &dir, &base)?;
-    #[cfg(feature = "cli")]
-    super::plot::write_loss_plot(&dir.path().join("loss.svg"), "Training loss", &training.losses)?;
-
-    let after = match training.interrupted {
-        true => None,
-        false => judge(Some(&adapter), "after")?,
-    };
+    let mut after = None;
+    if failure.is_none() && !training.interrupted {
+        match judge(Some(&adapter), "after") {
+            Ok(evaluation) => after = evaluation,
+            Err(error) => failure = Some(error),
+        }
+    }
     let stats = &dataset.stats;
     let room = (training.batches * run.train.micro_batch_tokens as u64) as f64;
     let rate =
@@ -318,14 +308,18 @@ fn go<E: GemmElement>(
         base_model: base.weights.identity().to_string(),
         dayrun_version: env!("CARGO_PKG_VERSION").into(),
         interrupted: training.interrupted,
+        error: failure.as_ref().map(Error::to_string),
         exact_match_before: before.as_ref().and_then(Evaluation::exact_match),
         exact_match_after: after.as_ref().and_then(Evaluation::exact_match),
         perplexity_before: before.as_ref().and_then(Evaluation::perplexity),
         perplexity_after: after.as_ref().and_then(Evaluation::perplexity),
         extra: serde_json::Map::new(),
     };
-    dir.write_summary(&summary)?;
-    Ok(Outcome { dir, summary, adapter, base, files, before, after })
+    let written = training.dir.write_summary(&summary).map_err(Error::from);
+    if let Some(error) = failure.or(written.err()) {
+        return Err(training.halted(error));
+    }
+    Ok(Outcome { dir: training.dir, summary, adapter, base, files, before, after })
 }
 
 fn line(result: &Evaluation, when: &str) -> String {
@@ -338,91 +332,4 @@ fn line(result: &Evaluation, when: &str) -> String {
     }
     text.push_str(&format!(" ({} rows, {:.1} s)", result.rows.len(), result.seconds));
     text
-}
-
-/// What the updates have come to so far.
-struct Training {
-    losses: Vec<(u64, f64)>,
-    tokens: u64,
-    loss_tokens: u64,
-    seconds: f64,
-    batches: u64,
-    interrupted: bool,
-}
-
-#[allow(clippy::too_many_arguments)]
-fn train<E: GemmElement>(
-    run: &RunFile,
-    base: &Base,
-    dataset: &Dataset,
-    schedule: &Schedule,
-    trainer: &mut Trainer<E>,
-    dir: &mut RunDir,
-    training: &mut Training,
-    watch: &Watch,
-) -> Result<(), Error> {
-    let mut gradients = GradientWatch::new(trainer.adapter());
-    for e in 0.. {
-        if trainer.steps() == schedule.total {
-            return Ok(());
-        }
-        let batches = epoch(run, dataset, e)?;
-        let stats = pack::PackStats::of(&batches, run.train.micro_batch_tokens);
-        tracing::info!(
-            "epoch {}: {} micro-batches, {:.1} % full",
-            e + 1,
-            batches.len(),
-            100.0 * stats.utilisation()
-        );
-        for group in batches.chunks(run.train.gradient_accumulation) {
-            if trainer.steps() == schedule.total {
-                return Ok(());
-            }
-            if watch.stop.load(Ordering::Relaxed) {
-                training.interrupted = true;
-                return Ok(());
-            }
-            let lr = schedule.lr(trainer.steps());
-            let report = trainer.step(group, lr)?;
-            if !gradients.is_done() {
-                gradients.saw(trainer.gradients(), lr)?;
-            }
-            training.losses.push((report.step, report.loss));
-            training.tokens += report.tokens as u64;
-            training.loss_tokens += report.loss_tokens as u64;
-            training.seconds += report.seconds;
-            training.batches += group.len() as u64;
-            dir.log_step(&report)?;
-            tracing::debug!("{report:?}");
-            (watch.on_step)(&report, schedule.total);
-            let every = run.train.save_every;
-            if every > 0 && report.step % every == 0 && report.step < schedule.total {
-                save(trainer.adapter(), dir, base)?;
-                tracing::info!("step {}: adapter saved", report.step);
-            }
-        }
-        if batches.is_empty() {
-            return Ok(());
-        }
-    }
-    Ok(())
-}
-
-fn save(adapter: &Adapter, dir: &RunDir, base: &Base) -> Result<(), Error> {
-    Ok(peft::save(adapter, &dir.adapter(), &base.about())?)
-}
-
-/// Reads the saved adapter back: what is on disk is what was trained, and nothing else.
-fn check_saved(adapter: &Adapter, dir: &RunDir, base: &Base) -> Result<(), Error> {
-    let saved = peft::load(&dir.adapter(), &base.weights.config)?;
-    let same_bits = |a: &[f32], b: &[f32]| {
-        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
-    };
-    if saved.config != adapter.config || saved.modules != adapter.modules {
-        return Err(ProofError::SavedAdapter { what: "its configuration" }.into());
-    }
-    if !same_bits(&saved.params, &adapter.params) {
-        return Err(ProofError::SavedAdapter { what: "a value" }.into());
-    }
-    Ok(())
 }

@@ -39,7 +39,7 @@ impl RunDirError {
                     .into(),
             ),
             Self::Write { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-                Some("the disk is full: free some space; what was saved before is intact".into())
+                Some("the disk is full: free some space".into())
             }
             _ => None,
         }
@@ -76,6 +76,9 @@ pub struct Summary {
     pub dayrun_version: String,
     /// Stopped by Ctrl-C.
     pub interrupted: bool,
+    /// What ended the run early.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exact_match_before: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -51,8 +51,13 @@ pub enum StepError {
     Shape(#[from] ShapeError),
     #[error("step {step} has no loss token")]
     NoLossTokens { step: u64 },
-    #[error("step {step}: the loss is {loss}")]
-    Loss { step: u64, loss: f64 },
+    #[error(
+        "step {step}: the loss of micro-batch {micro_batch} of {of} is {loss}; the adapter's \
+         parameters are finite, so it arose in the activations of that micro-batch"
+    )]
+    Loss { step: u64, loss: f64, micro_batch: usize, of: usize },
+    #[error("step {step}: {tensor} of the adapter holds {value}")]
+    Parameter { step: u64, tensor: String, value: f32 },
     #[error("step {step}: the gradient of {tensor} holds a NaN or an infinity")]
     Gradient { step: u64, tensor: String },
 }
@@ -64,9 +69,8 @@ impl StepError {
             StepError::NoLossTokens { .. } => {
                 "every label of these rows is masked: look at the data's template and lengths"
             }
-            StepError::Loss { .. } | StepError::Gradient { .. } => {
-                "the last saved adapter is intact; a lower learning_rate or max_grad_norm, or \
-                 compute_dtype = \"f32\", usually helps"
+            StepError::Loss { .. } | StepError::Gradient { .. } | StepError::Parameter { .. } => {
+                "a lower learning_rate or max_grad_norm, or compute_dtype = \"f32\", usually helps"
             }
             _ => return None,
         };
@@ -138,14 +142,17 @@ impl<E: GemmElement> Trainer<E> {
         let loss_scale = (1.0 / loss_tokens as f64) as f32;
         self.engine.grads().fill(0.0);
         let mut loss = 0.0;
-        for batch in batches {
+        for (i, batch) in batches.iter().enumerate() {
             self.engine.run(batch, loss_scale)?;
-            loss += self.engine.losses().iter().map(|&x| f64::from(x)).sum::<f64>();
+            let sum = self.engine.losses().iter().map(|&x| f64::from(x)).sum::<f64>();
+            if !sum.is_finite() {
+                self.check_parameters(step)?;
+                let (micro_batch, of) = (i + 1, batches.len());
+                return Err(StepError::Loss { step, loss: sum, micro_batch, of });
+            }
+            loss += sum;
         }
         loss /= loss_tokens as f64;
-        if !loss.is_finite() {
-            return Err(StepError::Loss { step, loss });
-        }
         let grad_norm = self.update(step, lr)?;
         self.step = step;
         Ok(StepReport {
@@ -157,6 +164,17 @@ impl<E: GemmElement> Trainer<E> {
             loss_tokens,
             seconds: start.elapsed().as_secs_f64(),
         })
+    }
+
+    /// Every parameter of the adapter is finite; `step` is for the error.
+    pub fn check_parameters(&self, step: u64) -> Result<(), StepError> {
+        match reduce::first_non_finite(&self.cpu, &self.adapter.params) {
+            None => Ok(()),
+            Some(index) => {
+                let (tensor, value) = (self.adapter.tensor_at(index), self.adapter.params[index]);
+                Err(StepError::Parameter { step, tensor, value })
+            }
+        }
     }
 
     /// Clips and applies the accumulated gradients. Returns their norm.
