@@ -50,7 +50,8 @@ pub(super) fn run(args: &Args, terminal: &Terminal) -> Result<ExitCode, Failure>
     run.eval.max_new_tokens = args.max_new_tokens.unwrap_or(run.eval.max_new_tokens);
     run.eval.batch_rows = args.batch_rows.map_or(run.eval.batch_rows, usize::from);
     let report = |progress| terminal.report(progress);
-    let files = eval_files(&opened.base, &paths, &data_options(&run)?, &report)?;
+    let note = |text: &str| terminal.note(text);
+    let files = eval_files(&opened.base, &paths, &data_options(&run)?, &report, &note)?;
     let options = evaluate_options(&run);
     let result = evaluate(&opened.base, opened.adapter.as_ref(), &files, &options, &report)?;
     terminal.clear();

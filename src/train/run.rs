@@ -15,12 +15,13 @@ use super::{Base, Schedule, StepReport, Trainer, TrainerOptions};
 use crate::Error;
 use crate::adapter::{Adapter, LoraConfig, PeftError, peft};
 use crate::config::{ComputeDtype, OnRow, PromptAs, RunFile, TargetModules, TooLong};
+use crate::data::dataset::DataStats;
 use crate::data::{self, DataOptions, Dataset, encode};
 use crate::device::cpu::{Cpu, GemmElement};
 use crate::device::memory::Placement;
 use crate::progress::Report;
 
-/// Tokens of the first document on which a fresh adapter is compared with none.
+/// Tokens of the first documents on which a fresh adapter is compared with none.
 const PROOF_TOKENS: usize = 48;
 
 /// How a run is watched and stopped.
@@ -87,17 +88,25 @@ pub fn evaluate_options(run: &RunFile) -> EvaluateOptions {
     }
 }
 
-/// Loads evaluation rows, file by file.
+/// Loads evaluation rows, file by file. `on_note` hears what of a file is not as it was written.
 pub fn eval_files(
     base: &Base,
     paths: &[PathBuf],
     options: &DataOptions,
     report: Report,
+    on_note: &dyn Fn(&str),
 ) -> Result<Vec<EvalFile>, Error> {
     let one = |path: &PathBuf| {
         let paths = std::slice::from_ref(path);
         let load = || data::load_eval(paths, &base.tokenizer, options, report);
-        let (rows, _) = base.cpu.install(load)?;
+        let (rows, stats) = base.cpu.install(load)?;
+        let losses = left_out(&stats);
+        if !losses.is_empty() {
+            on_note(&format!("{}: {} rows; {}", path.display(), stats.rows, losses.join("; ")));
+        }
+        if let Some(first) = &stats.first_skipped {
+            tracing::warn!("the first row skipped: {first}");
+        }
         Ok(EvalFile { path: path.clone(), rows })
     };
     paths.iter().map(one).collect()
@@ -129,7 +138,7 @@ pub fn run_file(run: &RunFile, out: &Path, watch: &Watch) -> Result<Outcome, Err
     let load = || data::load(&run.data.train.0, &base.tokenizer, &options, watch.report);
     let dataset = base.cpu.install(load)?;
     note_data(&dataset, watch);
-    let files = eval_files(&base, &run.data.eval.0, &options, watch.report)?;
+    let files = eval_files(&base, &run.data.eval.0, &options, watch.report, watch.on_note)?;
 
     let adapter = first_adapter(&mut run, &base)?;
     match run.train.compute_dtype {
@@ -177,21 +186,28 @@ fn first_adapter(run: &mut RunFile, base: &Base) -> Result<Adapter, Error> {
     Ok(Adapter::new(config, model, run.train.seed))
 }
 
+/// What of the rows was left out, cut or is doubtful.
+fn left_out(stats: &DataStats) -> Vec<String> {
+    let counts = [
+        (stats.skipped, "bad rows skipped"),
+        (stats.truncated, "documents truncated"),
+        (stats.split, "documents split"),
+        (stats.pieces_without_loss, "pieces without a loss token left out"),
+        (stats.straddled, "rows with a token over the border of prompt and completion"),
+        (stats.turns_without_stop, "answers without a stop token at their end"),
+    ];
+    let some = counts.into_iter().filter(|(count, _)| *count > 0);
+    some.map(|(count, what)| format!("{count} {what}")).collect()
+}
+
 fn note_data(dataset: &Dataset, watch: &Watch) {
     let stats = &dataset.stats;
     let mut text = format!(
         "{} rows, {} documents, {} tokens, {} of them with loss, the longest document has {}",
         stats.rows, stats.documents, stats.tokens, stats.loss_tokens, stats.longest
     );
-    for (count, what) in [
-        (stats.skipped, "bad rows skipped"),
-        (stats.truncated, "documents truncated"),
-        (stats.split, "documents split"),
-        (stats.pieces_without_loss, "pieces without a loss token left out"),
-    ] {
-        if count > 0 {
-            text.push_str(&format!("; {count} {what}"));
-        }
+    for loss in left_out(stats) {
+        text.push_str(&format!("; {loss}"));
     }
     (watch.on_note)(&text);
     tracing::info!("data: {text}");
@@ -215,12 +231,18 @@ fn go<E: GemmElement>(
     start: Instant,
     watch: &Watch,
 ) -> Result<Outcome, Error> {
-    if run.lora.init_adapter.is_none()
-        && let Some(document) = dataset.documents.first()
-    {
-        let tokens = &document.tokens[..document.tokens.len().min(PROOF_TOKENS)];
-        proof::fresh_adapter_changes_nothing::<E>(&base, &adapter, tokens)?;
-        tracing::info!("the fresh adapter changes no logit of {} tokens", tokens.len());
+    if run.lora.init_adapter.is_none() {
+        let (mut documents, mut room) = (Vec::new(), PROOF_TOKENS);
+        for document in &dataset.documents {
+            let tokens = &document.tokens[..document.tokens.len().min(room)];
+            if tokens.is_empty() {
+                break;
+            }
+            room -= tokens.len();
+            documents.push(tokens);
+        }
+        proof::fresh_adapter_changes_nothing::<E>(&base, &adapter, &documents)?;
+        tracing::info!("the fresh adapter changes no logit of {} tokens", PROOF_TOKENS - room);
     }
     let accumulation = run.train.gradient_accumulation;
     let first = epoch(&run, &dataset, 0)?;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use super::proof::{GradientWatch, ProofError};
+use super::proof::{GradientWatch, ProofError, attends};
 use super::run::Watch;
 use super::{RunDir, Schedule, Trainer};
 use crate::Error;
@@ -137,7 +137,7 @@ impl Training {
                 self.batches += group.len() as u64;
                 self.dir.log_step(&report)?;
                 if !gradients.is_done() {
-                    gradients.saw(trainer.gradients(), lr)?;
+                    gradients.saw(trainer.gradients(), lr, attends(group))?;
                 }
                 tracing::debug!("{report:?}");
                 (watch.on_step)(&report, schedule.total);
