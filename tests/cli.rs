@@ -103,6 +103,14 @@ fn refusals_say_what_where_and_what_to_do() {
     std::fs::write(dir.join("empty.jsonl"), "\n").unwrap();
     std::fs::create_dir(dir.join("used")).unwrap();
     std::fs::write(dir.join("used/file"), "x").unwrap();
+    std::fs::write(dir.join("blank.jsonl"), "\n").unwrap();
+    std::fs::write(dir.join("twice.toml"), "[train]\nseed = 1\nseed = 2\n").unwrap();
+    std::fs::create_dir(dir.join("dora")).unwrap();
+    std::fs::write(
+        dir.join("dora/adapter_config.json"),
+        "{\"peft_type\": \"LORA\", \"use_dora\": true}",
+    )
+    .unwrap();
     let cases: &[&[&str]] = &[
         &["train", "nowhere.toml"],
         &["train", "typo.toml"],
@@ -118,10 +126,18 @@ fn refusals_say_what_where_and_what_to_do() {
         &["train", "run.toml", "--set", "data.train=no.jsonl"],
         &["train", "run.toml", "--set", "data.train=bad.jsonl"],
         &["train", "run.toml", "--set", "data.train=empty.jsonl"],
+        &["train", "run.toml", "--set", "data.train=[\"empty.jsonl\", \"blank.jsonl\"]"],
+        &["train", "run.toml", "--set", "data.train=used"],
+        &["train", "run.toml", "--set", "model.path=rows.jsonl"],
+        &["train", "run.toml", "--set", "model.path=used"],
+        &["train", "run.toml", "--set", "lora.target_modules=[\"q_prj\"]"],
+        &["train", "twice.toml"],
         &["train", "run.toml", "--set", "lora.init_adapter=no/adapter"],
         &["init", "run.toml"],
         &["eval", "--model", "no/model", "test.jsonl"],
         &["generate", "--run", "no/run", "hello"],
+        &["generate", "--run", "used", "hello"],
+        &["generate", "--model", "no/model", "--adapter", "dora", "hello"],
     ];
     for args in cases {
         let (code, text) = refusal(dir, args);
@@ -217,6 +233,10 @@ fn a_whole_run_and_what_it_leaves() {
         assert!(row["loss"].as_f64().unwrap() > 0.0 && row["loss_tokens"].as_u64().unwrap() > 0);
         assert!(row["answer"].is_string() && row["line"].is_u64() && row["file"].is_string());
     }
+
+    let (code, text) = refusal(dir, &["eval", "--run", "runs/run", "--rows", "rows-out.jsonl"]);
+    assert!(code == 1 && text.contains("not overwritten"), "{text}");
+    assert_eq!(std::fs::read_to_string(dir.join("rows-out.jsonl")).unwrap(), rows);
 
     // Generation: the same seed gives the same answer, prompt from an argument or a pipe.
     let args = ["generate", "--run", "runs/run", "--raw", "--temperature", "0.8", "--seed", "3"];

@@ -17,8 +17,8 @@ pub enum PeftError {
     Field { path: PathBuf, field: String, value: String, expects: &'static str },
     #[error("{}: `{field}` is {value}: {what} is not supported", path.display())]
     Unsupported { path: PathBuf, field: String, value: String, what: &'static str },
-    #[error("{}: `target_modules` names no linear layer of this model", path.display())]
-    NoModule { path: PathBuf },
+    #[error("{}: `target_modules` is {value}, which names no linear layer of this model", path.display())]
+    NoModule { path: PathBuf, value: String },
     #[error("{}: tensor `{name}` is missing", path.display())]
     MissingTensor { path: PathBuf, name: String },
     #[error("{}: tensor `{name}` belongs to no module that the adapter's target_modules name in this model", path.display())]

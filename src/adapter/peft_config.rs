@@ -49,6 +49,8 @@ pub(super) struct Fields {
     use_rslora: bool,
     targets: Targets,
     lora_dropout: f64,
+    /// `target_modules` as it stands in the file, for an error message.
+    targets_text: String,
 }
 
 /// PEFT's `target_modules`.
@@ -82,7 +84,8 @@ pub(super) struct Read {
 
 /// Understands an adapter_config.json for `model`.
 pub(super) fn read(text: &str, path: &Path, model: &LlamaConfig) -> Result<Read, PeftError> {
-    let Fields { r, lora_alpha, use_rslora, targets, lora_dropout } = fields(text, path)?;
+    let Fields { r, lora_alpha, use_rslora, targets, lora_dropout, targets_text } =
+        fields(text, path)?;
     if lora_dropout != 0.0 {
         tracing::warn!(
             "{}: made with lora_dropout = {lora_dropout}; dropout is off here, in training too",
@@ -94,7 +97,7 @@ pub(super) fn read(text: &str, path: &Path, model: &LlamaConfig) -> Result<Read,
         .filter(|(layer, linear)| targets.names(&linear.path(*layer)))
         .collect();
     if modules.is_empty() {
-        return Err(PeftError::NoModule { path: path.to_path_buf() });
+        return Err(PeftError::NoModule { path: path.to_path_buf(), value: targets_text });
     }
     let target_modules = names(&modules, model.num_hidden_layers);
     Ok(Read { config: LoraConfig { r, lora_alpha, use_rslora, target_modules }, modules })
@@ -183,7 +186,8 @@ pub(super) fn fields(text: &str, path: &Path) -> Result<Fields, PeftError> {
         return Err(unsupported("target_modules", "adapting the head or the embedding"));
     }
     let lora_dropout = fields.get("lora_dropout").and_then(Value::as_f64).unwrap_or(0.0);
-    Ok(Fields { r, lora_alpha, use_rslora, targets, lora_dropout })
+    let targets_text = short(&fields["target_modules"]);
+    Ok(Fields { r, lora_alpha, use_rslora, targets, lora_dropout, targets_text })
 }
 
 /// The shortest list that names exactly these modules: plain names when every layer has the

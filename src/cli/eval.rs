@@ -1,14 +1,13 @@
 //! `dayrun eval`: perplexity and exact match of a model, with or without an adapter.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::Terminal;
 use super::base_args::BaseArgs;
-use super::output::{Failure, print};
+use super::output::{Failure, NewFile, print};
 use crate::train::run::{data_options, eval_files, evaluate_options};
-use crate::train::{EvalFile, Evaluation, RunDirError, evaluate};
+use crate::train::{EvalFile, Evaluation, evaluate};
 
 /// Measure perplexity, and how many greedy answers are word for word the expected ones.
 #[derive(clap::Args)]
@@ -22,7 +21,7 @@ pub struct Args {
     base: BaseArgs,
     /// JSONL files of prompt/completion or messages rows; without any, the run's.
     files: Vec<PathBuf>,
-    /// Write each row's loss, token count and answer to this JSONL file.
+    /// Write each row's loss, token count and answer to this JSONL file, which must be new.
     #[arg(long, value_name = "FILE")]
     rows: Option<PathBuf>,
     /// Measure perplexity only.
@@ -37,6 +36,8 @@ pub struct Args {
 }
 
 pub(super) fn run(args: &Args, terminal: &Terminal) -> Result<ExitCode, Failure> {
+    // Refused before the evaluation, not after it.
+    let rows = args.rows.as_deref().map(NewFile::at).transpose()?;
     let opened = args.base.open(terminal)?;
     let mut run = opened.run;
     let paths = if args.files.is_empty() { run.data.eval.0.clone() } else { args.files.clone() };
@@ -55,8 +56,8 @@ pub(super) fn run(args: &Args, terminal: &Terminal) -> Result<ExitCode, Failure>
     let options = evaluate_options(&run);
     let result = evaluate(&opened.base, opened.adapter.as_ref(), &files, &options, &report)?;
     terminal.clear();
-    if let Some(path) = &args.rows {
-        write_rows(path, &result, &files)?;
+    if let Some(file) = &rows {
+        file.write(&rows_text(&result, &files))?;
     }
     print(&table(&result, &files))?;
     Ok(ExitCode::SUCCESS)
@@ -84,18 +85,16 @@ fn table(result: &Evaluation, files: &[EvalFile]) -> String {
     text
 }
 
-fn write_rows(path: &Path, result: &Evaluation, files: &[EvalFile]) -> Result<(), Failure> {
-    let mut text = Vec::new();
+fn rows_text(result: &Evaluation, files: &[EvalFile]) -> String {
+    let mut text = String::new();
     for row in &result.rows {
         let file = files[row.file].path.display().to_string();
         let mut line = serde_json::Map::from_iter([("file".to_string(), file.into())]);
         if let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(row) {
             line.extend(fields);
         }
-        text.extend(serde_json::Value::Object(line).to_string().into_bytes());
-        text.push(b'\n');
+        text.push_str(&serde_json::Value::Object(line).to_string());
+        text.push('\n');
     }
-    std::fs::File::create(path)
-        .and_then(|mut file| file.write_all(&text))
-        .map_err(|source| RunDirError::Write { path: path.to_path_buf(), source }.into())
+    text
 }

@@ -1,8 +1,10 @@
 //! Failures as a person sees them, and standard output that may be closed early.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use crate::Error;
+use crate::train::RunDirError;
 
 /// Why a command failed: what happened, where, and what to do.
 #[derive(Debug)]
@@ -49,4 +51,64 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
 /// to be tried works as it stands.
 pub(super) fn program_name() -> String {
     std::env::args().next().filter(|name| !name.is_empty()).unwrap_or_else(|| "dayrun".into())
+}
+
+/// A file that a command will write when its work is done: wholly or not at all, and never over
+/// one that is there.
+pub(super) struct NewFile(PathBuf);
+
+impl NewFile {
+    /// Refuses a name that is taken, and a directory that cannot be written to, before the work.
+    pub(super) fn at(path: &Path) -> Result<Self, Failure> {
+        let file = Self(path.to_path_buf());
+        if path.is_file() || path.is_dir() {
+            return Err(file.taken());
+        }
+        if !path.exists() {
+            file.temporary().map_err(|source| file.failed(source))?;
+        }
+        Ok(file)
+    }
+
+    /// Writes it. What is no regular file (`/dev/stdout`) is written to as it is.
+    pub(super) fn write(&self, text: &str) -> Result<(), Failure> {
+        if self.0.exists() && !self.0.is_file() {
+            return std::fs::write(&self.0, text).map_err(|source| self.failed(source));
+        }
+        let write = || {
+            let mut file = self.temporary()?;
+            file.write_all(text.as_bytes())?;
+            file.persist_noclobber(&self.0).map_err(|error| error.error)
+        };
+        match write() {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Err(self.taken()),
+            Err(source) => Err(self.failed(source)),
+        }
+    }
+
+    /// A file beside it that goes away by itself.
+    fn temporary(&self) -> std::io::Result<tempfile::NamedTempFile> {
+        let dir = self.0.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".writing-");
+        #[cfg(unix)]
+        {
+            // Temporary files are private to their maker; this one becomes a file like any other.
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        builder.tempfile_in(dir.unwrap_or(Path::new(".")))
+    }
+
+    fn taken(&self) -> Failure {
+        Failure::new(
+            format!("{} exists already, and is not overwritten", self.0.display()),
+            "give another name, or move it away",
+        )
+    }
+
+    fn failed(&self, source: std::io::Error) -> Failure {
+        RunDirError::Write { path: self.0.clone(), source }.into()
+    }
 }

@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::ConfigError;
 use super::{RunFile, all_keys, sections};
+use crate::model::config::Linear;
 
 /// Where each key was given, for error messages.
 #[derive(Clone, Debug, Default)]
@@ -49,11 +50,14 @@ pub fn load(path: &Path, sets: &[String]) -> Result<(RunFile, Source), ConfigErr
 pub fn parse(text: &str, path: &Path, sets: &[String]) -> Result<(RunFile, Source), ConfigError> {
     let syntax = |e: &toml::de::Error| {
         let line = e.span().map_or(1, |span| line_of(text, span.start));
-        ConfigError::Syntax {
-            path: path.to_path_buf(),
-            at: format!("{}:{line}", path.display()),
-            message: e.message().to_string(),
+        let at = format!("{}:{line}", path.display());
+        if e.message().contains("duplicate key")
+            && let Some(key) = e.span().and_then(|span| text.get(span))
+        {
+            return ConfigError::Twice { key: key.to_string(), at };
         }
+        let message = e.message().to_string();
+        ConfigError::Syntax { path: path.to_path_buf(), at, message }
     };
     let mut source = Source { path: path.to_path_buf(), ..Source::default() };
     let spanned = DeTable::parse(text).map_err(|e| syntax(&e))?;
@@ -172,6 +176,22 @@ fn alias(name: &str) -> Option<&'static str> {
     })
 }
 
+/// A module name that there is not is refused by itself: the list as a whole would not show it.
+fn check_modules(value: Option<&Value>, source: &Source) -> Result<(), ConfigError> {
+    let names = match value {
+        Some(Value::String(name)) if name != "all-linear" => vec![name.as_str()],
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+        _ => return Ok(()),
+    };
+    match names.iter().find(|name| Linear::ALL.iter().all(|linear| linear.name() != **name)) {
+        None => Ok(()),
+        Some(name) => Err(ConfigError::Module {
+            name: name.to_string(),
+            at: source.place("lora.target_modules"),
+        }),
+    }
+}
+
 impl RunFile {
     /// Converts a parsed file, refusing unknown sections and keys first.
     pub(super) fn read(mut table: toml::Table, source: &Source) -> Result<Self, ConfigError> {
@@ -192,6 +212,9 @@ impl RunFile {
                     return Err(unknown(&dotted, source));
                 }
             }
+        }
+        if let Some(Value::Table(lora)) = table.get("lora") {
+            check_modules(lora.get("target_modules"), source)?;
         }
         let mut section = |name: &str| match table.remove(name) {
             Some(Value::Table(keys)) => keys,

@@ -100,6 +100,30 @@ fn wrong_values_name_line_and_key() {
 }
 
 #[test]
+fn refusals_come_with_advice() {
+    let hint = |set: &str| refusal(SMALL, &[set]).1;
+    assert_eq!(
+        hint("train.learning_rate=fast"),
+        "for example learning_rate = 0.0002 (the default)"
+    );
+    assert_eq!(hint("train.learning_rate=\"1e-3\""), "without the quotes: learning_rate = 1e-3");
+    assert_eq!(hint("lora.r=0"), "for example r = 16 (the default)");
+    assert_eq!(
+        hint("data.max_length=4096"),
+        "set data.max_length to at most 2048, or \
+        train.micro_batch_tokens to at least 4096"
+    );
+    let (message, advice) = refusal(SMALL, &["lora.target_modules=[\"v_proj\", \"q_prj\"]"]);
+    assert!(message.contains("names `q_prj`"), "{message}");
+    assert!(advice.starts_with("did you mean `q_proj`? the modules are q_proj, k_"), "{advice}");
+    assert!(hint("lora.target_modules=[\"all-linear\"]").contains("not in a list"));
+    let (message, advice) = refusal("[train]\nseed = 1\nseed = 2\n", &[]);
+    assert_eq!(message, "`seed` is given twice\n  at run.toml:3");
+    assert_eq!(advice, "keep one `seed`");
+    assert!(refusal("[model]\npath = models/smol\n", &[]).1.contains("quotes"));
+}
+
+#[test]
 fn missing_conflicting_and_broken_files() {
     let (message, hint) = refusal("[model]\npath = 'm'\n", &[]);
     assert_eq!(message, "`data.train` is missing\n  at run.toml");

@@ -215,7 +215,9 @@ fn read<T: Encoded>(
     if options.max_length < 2 {
         return Err(Error::MaxLength(options.max_length));
     }
-    let first = paths.first().ok_or(Error::NoFiles)?;
+    if paths.is_empty() {
+        return Err(Error::NoFiles);
+    }
     let template = options.template(tokenizer)?;
     let encoder = Encoder { tokenizer, template: template.as_ref(), prompt_as: options.prompt_as };
     let mut stats = DataStats::default();
@@ -259,7 +261,7 @@ fn read<T: Encoded>(
         done += reader.stream_position().map_err(|e| io(path, e))?;
     }
     if stats.rows == stats.skipped {
-        return Err(Error::Empty { path: first.clone(), skipped: stats.skipped });
+        return Err(Error::Empty { paths: paths.to_vec(), skipped: stats.skipped });
     }
     Ok(stats)
 }

@@ -37,8 +37,8 @@ pub enum Error {
     #[error("{}:{line}: {problem}", path.display())]
     Row { path: PathBuf, line: usize, problem: RowProblem },
     /// Not one usable row in all files.
-    #[error("{} has no usable row ({skipped} were skipped)", path.display())]
-    Empty { path: PathBuf, skipped: usize },
+    #[error("no usable row in {} ({skipped} were skipped)", list(paths))]
+    Empty { paths: Vec<PathBuf>, skipped: usize },
     /// No file was given.
     #[error("no data file was given")]
     NoFiles,
@@ -55,6 +55,10 @@ pub enum Error {
     MaxLength(usize),
     #[error("{}:{line}: {source}", path.display())]
     Tokenizer { path: PathBuf, line: usize, source: tokenizer::Error },
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 impl Error {
@@ -76,7 +80,17 @@ impl Error {
                 }
                 _ => "mend the row, or set `on_bad_row = \"skip\"` to leave such rows out",
             },
-            Error::Empty { .. } => "is it the right file?",
+            Error::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::NotFound => {
+                    "check the path: it is relative to the directory that dayrun is started in"
+                }
+                std::io::ErrorKind::IsADirectory => {
+                    "it is a directory: name the JSONL files in it, one path or a list of paths"
+                }
+                _ => return None,
+            },
+            Error::Empty { skipped: 0, .. } => "is it the right file?",
+            Error::Empty { .. } => "set `on_bad_row = \"error\"` to see what is wrong with them",
             Error::Template { .. } => "give a template of your own, or use `prompt` rows",
             Error::NoTemplate { .. } => {
                 "use the model's instruct variant, give a chat template, or use `prompt` rows"

@@ -12,6 +12,9 @@ pub enum Error {
     /// Neither a directory nor a GGUF file.
     #[error("{} is neither a model directory nor a .gguf file", path.display())]
     Source { path: PathBuf },
+    /// A directory without any file of a model.
+    #[error("the directory {} holds no model: no config.json and no tokenizer.json", path.display())]
+    NoModel { path: PathBuf },
     /// This build has no GGUF reader.
     #[error("{} is a GGUF file, and this build has no GGUF reader", path.display())]
     NoGguf { path: PathBuf },
@@ -59,10 +62,14 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                "check the path: a directory with config.json and safetensors, or one .gguf file"
+                return Some(format!("check the path: {A_MODEL}"));
             }
-            Error::Source { .. } => {
-                "give a directory with config.json and safetensors, or one .gguf file"
+            Error::Source { .. } => A_MODEL,
+            Error::NoModel { path } => {
+                return Some(match gguf_in(path) {
+                    Some(file) => format!("did you mean {}?", file.display()),
+                    None => A_MODEL.into(),
+                });
             }
             Error::NoGguf { .. } => "build with the feature `gguf`",
             Error::NoWeights { .. } => "download the model's safetensors files into the directory",
@@ -80,4 +87,13 @@ impl Error {
         };
         Some(hint.into())
     }
+}
+
+const A_MODEL: &str =
+    "a model is a .gguf file, or a directory with config.json, tokenizer.json and safetensors";
+
+/// The first GGUF file in a directory, by name.
+fn gguf_in(dir: &std::path::Path) -> Option<PathBuf> {
+    let files = std::fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    files.filter(|path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"))).min()
 }

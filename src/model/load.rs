@@ -27,6 +27,20 @@ pub struct LoadOptions {
     pub cache_dir: Option<PathBuf>,
 }
 
+/// Refuses by its looks what cannot be a model: a file that is not called .gguf, a directory
+/// with neither config.json nor tokenizer.json.
+pub fn check_source(source: &Path) -> Result<(), Error> {
+    if source.is_dir() {
+        let empty = !source.join("config.json").exists() && !source.join("tokenizer.json").exists();
+        return if empty { Err(Error::NoModel { path: source.into() }) } else { Ok(()) };
+    }
+    match source.extension() {
+        Some(extension) if extension.eq_ignore_ascii_case("gguf") => Ok(()),
+        _ if source.exists() => Err(Error::Source { path: source.into() }),
+        _ => Ok(()),
+    }
+}
+
 /// Loads the model at `source`, a Hub directory or a `.gguf` file, its linears as NF4 with double
 /// quantisation (bitsandbytes-4bit directories: as they are), everything else in bf16.
 ///

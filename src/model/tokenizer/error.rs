@@ -33,9 +33,9 @@ pub enum Error {
         path.display()
     )]
     Vocab { path: PathBuf, token: String, id: u32, vocab_size: usize },
-    #[cfg(feature = "gguf")]
+    /// The model itself could not be opened.
     #[error(transparent)]
-    Gguf(#[from] Box<crate::model::Error>),
+    Model(#[from] Box<crate::model::Error>),
 }
 
 impl Error {
@@ -50,8 +50,7 @@ impl Error {
                  again"
             }
             Error::Vocab { .. } => "is this tokenizer from another model than the weights?",
-            #[cfg(feature = "gguf")]
-            Error::Gguf(source) => return source.hint(),
+            Error::Model(source) => return source.hint(),
             _ => return None,
         };
         Some(hint.into())

@@ -78,12 +78,13 @@ impl TextTokenizer {
     /// Errors: a missing or malformed file, an unsupported pre-tokenizer (by name), a tokenizer that
     /// panics or does not give a simple text back.
     pub fn load(path: &Path) -> Result<Self, Error> {
+        crate::model::load::check_source(path).map_err(Box::new)?;
         if path.is_dir() {
             return Self::from_parts(directory::read(path)?);
         }
         #[cfg(feature = "gguf")]
         return Self::from_gguf(
-            &crate::model::gguf::Gguf::open(path).map_err(|e| Error::Gguf(Box::new(e)))?,
+            &crate::model::gguf::Gguf::open(path).map_err(|e| Error::Model(Box::new(e)))?,
         );
         #[cfg(not(feature = "gguf"))]
         Err(Error::Unsupported {
