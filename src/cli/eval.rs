@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
 use super::Terminal;
 use super::base_args::BaseArgs;
@@ -54,7 +55,14 @@ pub(super) fn run(args: &Args, terminal: &Terminal) -> Result<ExitCode, Failure>
     let note = |text: &str| terminal.note(text);
     let files = eval_files(&opened.base, &paths, &data_options(&run)?, &report, &note)?;
     let options = evaluate_options(&run);
-    let result = evaluate(&opened.base, opened.adapter.as_ref(), &files, &options, &report)?;
+    let result = evaluate(
+        &opened.base,
+        opened.adapter.as_ref(),
+        &files,
+        &options,
+        &report,
+        &AtomicBool::new(false),
+    )?;
     terminal.clear();
     if let Some(file) = &rows {
         file.write(&rows_text(&result, &files))?;

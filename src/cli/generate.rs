@@ -168,7 +168,7 @@ fn stream<E: GemmElement>(
         top_p: args.top_p,
         seed: args.seed,
     };
-    let limits = Limits { max_new_tokens, stop_ids: base.tokenizer.stop_ids() };
+    let limits = Limits { max_new_tokens, stop_ids: base.tokenizer.stop_ids(), stop: None };
     let mut decoder = base.tokenizer.stream();
     // The generation goes on when a token cannot be shown; the first failure is told at the end.
     let mut failed: Option<Failure> = None;

@@ -13,7 +13,12 @@ pub(super) fn stop_flag(terminal: &Terminal) -> &'static AtomicBool {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(INTERRUPTED));
         }
-        terminal.note("stopping: the update in progress is finished and the adapter saved; Ctrl-C again quits at once");
+        let what = match terminal.stage() {
+            "training" => "the update in progress is finished and the adapter saved",
+            "measuring the loss" | "answering" => "the evaluation is given up, the adapter kept",
+            _ => "no update will be made once everything is loaded",
+        };
+        terminal.note(&format!("stopping: {what}; Ctrl-C again quits at once"));
     };
     if let Err(e) = ctrlc::set_handler(handler) {
         tracing::warn!("Ctrl-C will not save the adapter: {e}");

@@ -112,6 +112,11 @@ impl Terminal {
         state.stage = stage;
     }
 
+    /// The stage that was reported last.
+    pub fn stage(&self) -> &'static str {
+        self.state().stage
+    }
+
     /// A line that stays.
     pub fn note(&self, text: &str) {
         self.bars.suspend(|| eprintln!("{text}"));

@@ -91,6 +91,10 @@ fn finish(outcome: &Outcome, terminal: &Terminal) {
         summary.tokens_per_second,
         summary.final_loss.map_or("unknown".into(), |loss| format!("{loss:.4}")),
     ));
-    terminal.note(&format!("adapter: {dir}/adapter   plot: {dir}/loss.svg"));
+    let plot = match outcome.dir.path().join("loss.svg").exists() {
+        true => format!("   plot: {dir}/loss.svg"),
+        false => String::new(),
+    };
+    terminal.note(&format!("adapter: {dir}/adapter{plot}"));
     terminal.note(&format!("try it:  dayrun generate --run {dir} \"...\""));
 }

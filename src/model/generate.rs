@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::engine::{Engine, EngineError, Inputs};
 use super::kv_cache::KvCache;
@@ -39,6 +40,8 @@ pub struct Limits<'a> {
     pub max_new_tokens: usize,
     /// Tokens that end a row; the stop token itself is not part of the answer.
     pub stop_ids: &'a [u32],
+    /// Set to give up, with [`GenerateError::Stopped`], before the next run.
+    pub stop: Option<&'a AtomicBool>,
 }
 
 /// Generation failed.
@@ -53,6 +56,8 @@ pub enum GenerateError {
          the cache holds {capacity}"
     )]
     TooLong { row: usize, tokens: usize, max_new_tokens: usize, capacity: usize },
+    #[error("stopped before all answers were complete")]
+    Stopped,
     #[error("the logits of row {row} hold a NaN")]
     NonFinite { row: usize },
 }
@@ -120,6 +125,9 @@ impl<E: GemmElement> Generator<E> {
             }
             if rows.iter().all(Option::is_none) {
                 return Ok(answers);
+            }
+            if limits.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+                return Err(GenerateError::Stopped);
             }
             let ready = self.run(&mut rows)?;
             let vocab = self.engine.weights().config.vocab_size;

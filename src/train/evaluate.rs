@@ -2,6 +2,7 @@
 //! the expected ones.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use half::bf16;
@@ -41,6 +42,8 @@ pub enum EvaluateError {
     Generate(#[from] GenerateError),
     #[error("evaluating: {0}")]
     Tokenizer(#[from] tokenizer::Error),
+    #[error("stopped before the evaluation was done")]
+    Stopped,
     #[error("evaluating {}:{line}: the loss is {loss}", path.display())]
     Loss { path: PathBuf, line: usize, loss: f64 },
 }
@@ -119,17 +122,19 @@ impl Evaluation {
     }
 }
 
-/// Evaluates a base with an adapter, or alone, on the rows of some files.
+/// Evaluates a base with an adapter, or alone, on the rows of some files. `stop` is looked at
+/// before every batch and every token: once set, the end is [`EvaluateError::Stopped`].
 pub fn evaluate(
     base: &Base,
     adapter: Option<&Adapter>,
     files: &[EvalFile],
     options: &EvaluateOptions,
     report: Report,
+    stop: &AtomicBool,
 ) -> Result<Evaluation, EvaluateError> {
     match options.compute_dtype {
-        ComputeDtype::Bf16 => evaluate_as::<bf16>(base, adapter, files, options, report),
-        ComputeDtype::F32 => evaluate_as::<f32>(base, adapter, files, options, report),
+        ComputeDtype::Bf16 => evaluate_as::<bf16>(base, adapter, files, options, report, stop),
+        ComputeDtype::F32 => evaluate_as::<f32>(base, adapter, files, options, report, stop),
     }
 }
 
@@ -139,6 +144,7 @@ fn evaluate_as<E: GemmElement>(
     files: &[EvalFile],
     options: &EvaluateOptions,
     report: Report,
+    stop: &AtomicBool,
 ) -> Result<Evaluation, EvaluateError> {
     let start = Instant::now();
     let all: Vec<(usize, &EvalRow)> = files
@@ -147,9 +153,9 @@ fn evaluate_as<E: GemmElement>(
         .flat_map(|(file, of)| of.rows.iter().map(move |row| (file, row)))
         .collect();
     let documents: Vec<Document> = all.iter().map(|(_, row)| row.document.clone()).collect();
-    let losses = losses::<E>(base, adapter, &documents, options.micro_batch_tokens, report)?;
+    let losses = losses::<E>(base, adapter, &documents, options.micro_batch_tokens, report, stop)?;
     let answers = match options.exact_match {
-        true => Some(answers::<E>(base, adapter, &all, options, report)?),
+        true => Some(answers::<E>(base, adapter, &all, options, report, stop)?),
         false => None,
     };
     let mut rows = Vec::with_capacity(all.len());
@@ -180,6 +186,7 @@ fn losses<E: GemmElement>(
     documents: &[Document],
     tokens: usize,
     report: Report,
+    stop: &AtomicBool,
 ) -> Result<Vec<f64>, EvaluateError> {
     let batches = data::pack::sequential_batches(documents, tokens)?;
     let most = batches.iter().map(|b| b.batch.tokens.len()).max().unwrap_or(0);
@@ -191,6 +198,9 @@ fn losses<E: GemmElement>(
     let total = batches.len() as u64;
     for (i, batch) in batches.iter().enumerate() {
         report(Progress { stage: "measuring the loss", done: i as u64, total, unit: "batches" });
+        if stop.load(Ordering::Relaxed) {
+            return Err(EvaluateError::Stopped);
+        }
         let losses = evaluator.losses(&batch.batch)?;
         for (&document, &loss) in batch.document_of.iter().zip(losses) {
             sums[document as usize] += f64::from(loss);
@@ -207,6 +217,7 @@ fn answers<E: GemmElement>(
     rows: &[(usize, &EvalRow)],
     options: &EvaluateOptions,
     report: Report,
+    stop: &AtomicBool,
 ) -> Result<Vec<String>, EvaluateError> {
     // Long prompts first, so that none of them is left to decode alone at the end.
     let mut order: Vec<usize> = (0..rows.len()).collect();
@@ -218,8 +229,11 @@ fn answers<E: GemmElement>(
     let at_once = options.batch_rows.min(rows.len()).max(1);
     let (cpu, weights) = (base.cpu.clone(), base.weights.clone());
     let mut generator = Generator::<E>::new(cpu, weights, adapter, at_once, capacity)?;
-    let limits =
-        Limits { max_new_tokens: options.max_new_tokens, stop_ids: base.tokenizer.stop_ids() };
+    let limits = Limits {
+        max_new_tokens: options.max_new_tokens,
+        stop_ids: base.tokenizer.stop_ids(),
+        stop: Some(stop),
+    };
     let (total, mut seen) = (rows.len() as u64, 0);
     let mut on_token = |prompt: usize, _: u32| {
         if prompt as u64 >= seen {
@@ -228,7 +242,11 @@ fn answers<E: GemmElement>(
             report(Progress { stage: "answering", done, total, unit: "rows" });
         }
     };
-    let generated = generator.generate(&prompts, &Sampling::GREEDY, &limits, &mut on_token)?;
+    let generated = generator.generate(&prompts, &Sampling::GREEDY, &limits, &mut on_token);
+    let generated = match generated {
+        Err(GenerateError::Stopped) => return Err(EvaluateError::Stopped),
+        other => other?,
+    };
     report(Progress { stage: "answering", done: total, total, unit: "rows" });
     let mut answers = vec![String::new(); rows.len()];
     for (&i, ids) in order.iter().zip(&generated) {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use half::bf16;
 
-use super::evaluate::{EvalFile, EvaluateOptions, Evaluation, evaluate};
+use super::evaluate::{EvalFile, EvaluateError, EvaluateOptions, Evaluation, evaluate};
 use super::proof;
 use super::run_dir::{RunDir, Summary, peak_rss_bytes};
 use super::training::{Training, epoch};
@@ -268,7 +268,12 @@ fn go<E: GemmElement>(
         if files.is_empty() || (when == "before" && !run.eval.before) {
             return Ok(None);
         }
-        let result = evaluate(&base, adapter, &files, &options, watch.report)?;
+        let result = evaluate(&base, adapter, &files, &options, watch.report, watch.stop);
+        if let Err(EvaluateError::Stopped) = result {
+            (watch.on_note)(&format!("the evaluation {when} training was not done"));
+            return Ok(None);
+        }
+        let result = result?;
         let text = line(&result, when);
         tracing::info!("{text}");
         (watch.on_note)(&text);
@@ -303,7 +308,10 @@ fn go<E: GemmElement>(
     let mut after = None;
     if failure.is_none() && !training.interrupted {
         match judge(Some(&adapter), "after") {
-            Ok(evaluation) => after = evaluation,
+            Ok(evaluation) => {
+                training.interrupted = evaluation.is_none() && !files.is_empty();
+                after = evaluation;
+            }
             Err(error) => failure = Some(error),
         }
     }

@@ -20,7 +20,7 @@ fn generate<E: GemmElement>(
 ) -> Vec<Vec<u32>> {
     let mut generator =
         Generator::<E>::new(cpu(), weights(64, true), adapter, rows, capacity).unwrap();
-    let limits = Limits { max_new_tokens, stop_ids: &[] };
+    let limits = Limits { max_new_tokens, stop_ids: &[], stop: None };
     generator.generate(prompts, sampling, &limits, &mut |_, _| ()).unwrap()
 }
 
@@ -36,7 +36,7 @@ fn greedy_tokens_are_the_most_likely_of_full_forward_passes() {
     for cpu in cpus() {
         let mut generator =
             Generator::<f32>::new(cpu.clone(), weights.clone(), Some(&adapter), 2, 50).unwrap();
-        let limits = Limits { max_new_tokens: 12, stop_ids: &[] };
+        let limits = Limits { max_new_tokens: 12, stop_ids: &[], stop: None };
         let answers =
             generator.generate(&prompts, &Sampling::GREEDY, &limits, &mut |_, _| ()).unwrap();
         for (prompt, answer) in prompts.iter().zip(&answers) {
@@ -87,7 +87,7 @@ fn a_shared_beginning_changes_no_answer() {
     let adapter = adapter(&weights(64, true).config, 8, &Linear::ALL, 1);
     let mut generator =
         Generator::<bf16>::new(cpu(), weights(64, true), Some(&adapter), 3, 400).unwrap();
-    let limits = Limits { max_new_tokens: 9, stop_ids: &[] };
+    let limits = Limits { max_new_tokens: 9, stop_ids: &[], stop: None };
     for (seed, shared) in [(1, 17), (2, 300), (3, 1)] {
         let beginning = documents(&[shared], seed).remove(0);
         let ends = documents(&[4, 1, 9, 2, 30, 1, 6], seed + 10);
@@ -166,7 +166,7 @@ fn stops_limits_and_streams() {
     let stop = free[1][7];
     let mut generator = Generator::<bf16>::new(cpu(), weights(64, true), None, 2, 30).unwrap();
     let mut heard = vec![Vec::new(); 3];
-    let limits = Limits { max_new_tokens: 20, stop_ids: &[stop] };
+    let limits = Limits { max_new_tokens: 20, stop_ids: &[stop], stop: None };
     let answers = generator
         .generate(&prompts, &Sampling::GREEDY, &limits, &mut |row, token| heard[row].push(token))
         .unwrap();
@@ -176,7 +176,7 @@ fn stops_limits_and_streams() {
         assert_eq!(answer, &free[..end]);
     }
     // The generator can be used again; nothing is left of the last time.
-    let limits = Limits { max_new_tokens: 20, stop_ids: &[] };
+    let limits = Limits { max_new_tokens: 20, stop_ids: &[], stop: None };
     let again = generator.generate(&prompts, &Sampling::GREEDY, &limits, &mut |_, _| ()).unwrap();
     assert_eq!(again, free);
     let none = Limits { max_new_tokens: 0, ..limits };
@@ -190,7 +190,7 @@ fn stops_limits_and_streams() {
 #[test]
 fn impossible_requests_are_errors() {
     let mut generator = Generator::<f32>::new(cpu(), weights(64, true), None, 2, 30).unwrap();
-    let limits = Limits { max_new_tokens: 20, stop_ids: &[] };
+    let limits = Limits { max_new_tokens: 20, stop_ids: &[], stop: None };
     let mut run = |prompts: &[Vec<u32>]| {
         generator.generate(prompts, &Sampling::GREEDY, &limits, &mut |_, _| ()).unwrap_err()
     };
