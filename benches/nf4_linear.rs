@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use dayrun::device::cpu::{Cpu, GemmElement};
+use dayrun::device::cpu::{Cpu, GemmElement, Level};
 use dayrun::ops::nf4_linear::{BackwardTerm, LowRank, backward, forward, reference};
 use dayrun::quant::{Nf4Matrix, double_quantise, quantise};
 use half::bf16;
@@ -52,7 +52,7 @@ fn check<E: GemmElement + Into<f64>>(d: &Data, y: &[E]) {
 }
 
 fn bench<E: GemmElement + Into<f64>>(c: &mut Criterion) {
-    let cpu = Cpu::new(0);
+    let cpu = Cpu::with_level(Level::from_env().unwrap(), 0);
     let mut group = c.benchmark_group(format!("nf4_linear/{}/{}", cpu.name(), E::NAME));
     group.sample_size(10).measurement_time(Duration::from_secs(1));
     for (m, n, k) in [(1024, 576, 576), (1024, 1536, 576), (1024, 576, 1536), (32, 1536, 576)] {

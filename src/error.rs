@@ -3,6 +3,7 @@
 use crate::adapter::PeftError;
 use crate::config::ConfigError;
 use crate::data;
+use crate::device::cpu::UnknownLevel;
 use crate::model::generate::GenerateError;
 use crate::model::{self, EngineError, tokenizer};
 use crate::train::{EvaluateError, ProofError, RunDirError, SavedAdapter, StepError};
@@ -12,6 +13,8 @@ use crate::train::{EvaluateError, ProofError, RunDirError, SavedAdapter, StepErr
 pub enum Error {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Level(#[from] UnknownLevel),
     #[error(transparent)]
     Model(#[from] model::Error),
     #[cfg(feature = "cli")]
@@ -47,6 +50,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Config(e) => e.hint(),
+            Error::Level(e) => e.hint(),
             Error::Model(e) => e.hint(),
             #[cfg(feature = "cli")]
             Error::Source(e) => e.hint(),

@@ -7,7 +7,7 @@ use super::Terminal;
 use super::output::Failure;
 use crate::adapter::{Adapter, peft};
 use crate::config::{self, ComputeDtype, RunFile};
-use crate::device::cpu::Cpu;
+use crate::device::cpu::{Cpu, Level};
 use crate::train::Base;
 
 /// Which model, which adapter, on what.
@@ -83,7 +83,8 @@ impl BaseArgs {
         if let Some(dir) = &dir {
             peft::check_config(dir)?;
         }
-        let cpu = Arc::new(Cpu::new(self.threads.unwrap_or(run.train.threads).min(1024)));
+        let threads = self.threads.unwrap_or(run.train.threads).min(1024);
+        let cpu = Arc::new(Cpu::with_level(Level::from_env()?, threads));
         let base = Base::open(&run.model.path, cpu, &|p| terminal.report(p))?;
         let adapter = dir.map(|dir| peft::load(&dir, &base.weights.config)).transpose()?;
         Ok(Opened { base, adapter, run, of_run: self.run.is_some() })

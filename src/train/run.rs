@@ -17,7 +17,7 @@ use crate::adapter::{Adapter, LoraConfig, PeftError, peft};
 use crate::config::{ComputeDtype, OnRow, PromptAs, RunFile, TargetModules, TooLong};
 use crate::data::dataset::DataStats;
 use crate::data::{self, DataOptions, Dataset, encode};
-use crate::device::cpu::{Cpu, GemmElement};
+use crate::device::cpu::{Cpu, GemmElement, Level};
 use crate::device::memory::Placement;
 use crate::progress::Report;
 
@@ -119,7 +119,7 @@ pub fn run_file(run: &RunFile, out: &Path, watch: &Watch) -> Result<Outcome, Err
     check_files(run)?;
     let mut run = run.clone();
     run.train.out = Some(out.to_path_buf());
-    let cpu = Arc::new(Cpu::new(run.train.threads));
+    let cpu = Arc::new(Cpu::with_level(Level::from_env()?, run.train.threads));
     let mut base = Base::open(&run.model.path, cpu, watch.report)?;
     if let Some(name) = &run.model.name {
         base.name = name.clone();

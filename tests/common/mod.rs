@@ -40,9 +40,7 @@ impl Pair {
 pub fn pairs() -> &'static [Pair] {
     static PAIRS: OnceLock<Vec<Pair>> = OnceLock::new();
     PAIRS.get_or_init(|| {
-        Level::ALL
-            .into_iter()
-            .filter(|level| level.is_available())
+        Level::available()
             .map(|level| Pair { one: Cpu::with_level(level, 1), two: Cpu::with_level(level, 2) })
             .collect()
     })

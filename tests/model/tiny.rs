@@ -105,9 +105,7 @@ pub fn pack(documents: &[Vec<u32>]) -> MicroBatch {
 pub fn cpus() -> &'static [Arc<Cpu>] {
     static CPUS: OnceLock<Vec<Arc<Cpu>>> = OnceLock::new();
     CPUS.get_or_init(|| {
-        Level::ALL
-            .into_iter()
-            .filter(|level| level.is_available())
+        Level::available()
             .flat_map(|level| [1, 2].map(|threads| Arc::new(Cpu::with_level(level, threads))))
             .collect()
     })

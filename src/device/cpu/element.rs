@@ -45,8 +45,8 @@ impl Element for bf16 {
     #[inline(always)]
     fn store(level: Level, tile: &[f32; NR], scale: f32, out: &mut [bf16; NR]) {
         #[cfg(target_arch = "x86_64")]
-        if level == Level::Avx512Bf16 {
-            // SAFETY: a level is only used where it is available.
+        if level.is_avx512bf16() {
+            // SAFETY: this level exists only where the CPU has these features.
             unsafe { avx512bf16::store_bf16(tile, scale, out) };
             return;
         }

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::simd::{MR, NR, Segment, panel_len};
+use super::simd::{MR, NR, Segment, panel_len, rows_fit};
 use super::{Cpu, Element, GemmElement, Level};
 
 /// One term of the sum: `a[m, 0..k]` at pitch `lda`, and how to pack 32 columns of its `b`.
@@ -59,10 +59,12 @@ pub fn gemm<E: GemmElement, O: Element>(
     if m == 0 || n == 0 {
         return;
     }
-    assert!(out.ld >= n && out.data.len() >= (m - 1) * out.ld + n, "out too short");
+    assert!(rows_fit(out.data.len(), out.ld, m, n), "out too short");
     for term in terms {
-        assert!(term.lda >= term.k && term.a.len() >= (m - 1) * term.lda + term.k, "a too short");
+        assert!(rows_fit(term.a.len(), term.lda, m, term.k), "a too short");
     }
+    let scratch = terms.iter().map(|term| panel_len::<E>(term.k));
+    let scratch = scratch.fold(0, add);
     let panels = n.div_ceil(NR);
     let stretches = (TASKS / panels).clamp(1, m.div_ceil(MIN_ROWS));
     let rows = m.div_ceil(stretches).next_multiple_of(MR);
@@ -76,7 +78,7 @@ pub fn gemm<E: GemmElement, O: Element>(
             let rows = stretch * rows..m.min((stretch + 1) * rows);
             // A closure must capture the wrapper, not the raw pointer in it.
             let target = &target;
-            with_scratch::<E, _>(terms.iter().map(|t| panel_len::<E>(t.k)).sum(), |scratch| {
+            with_scratch::<E, _>(scratch, |scratch| {
                 run_task(cpu, rows, columns, terms, scratch, target, ld, scale)
             });
         })
@@ -86,7 +88,11 @@ pub fn gemm<E: GemmElement, O: Element>(
 /// Grows every thread's scratch for products over `k` (all terms together), so that none grows it
 /// when it meets its first such task, whenever that is.
 pub fn reserve<E: GemmElement>(cpu: &Cpu, k: usize) {
-    cpu.broadcast(|| with_scratch::<E, _>(panel_len::<E>(k + MAX_TERMS * E::GROUP), |_| ()));
+    cpu.broadcast(|| with_scratch::<E, _>(panel_len::<E>(add(k, MAX_TERMS * E::GROUP)), |_| ()));
+}
+
+fn add(a: usize, b: usize) -> usize {
+    a.checked_add(b).expect("scratch too long")
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -152,12 +158,13 @@ fn store<O: Element>(level: Level, tile: &[f32; NR], scale: f32, out: &mut [O]) 
 /// Lends `len` elements of the thread's scratch, 64-byte aligned, contents arbitrary.
 fn with_scratch<E: Element, R>(len: usize, f: impl FnOnce(&mut [E]) -> R) -> R {
     SCRATCH.with_borrow_mut(|scratch| {
-        let words = (len * size_of::<E>()).div_ceil(8) + 8;
+        let bytes = len.checked_mul(size_of::<E>()).expect("scratch too long");
+        let words = bytes.div_ceil(8) + 8;
         if scratch.len() < words {
             scratch.resize(words, 0);
         }
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(scratch);
-        let skip = bytes.as_ptr().align_offset(64);
-        f(bytemuck::cast_slice_mut(&mut bytes[skip..skip + len * size_of::<E>()]))
+        let all: &mut [u8] = bytemuck::cast_slice_mut(scratch);
+        let skip = all.as_ptr().align_offset(64);
+        f(bytemuck::cast_slice_mut(&mut all[skip..][..bytes]))
     })
 }

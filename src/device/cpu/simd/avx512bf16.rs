@@ -1,6 +1,6 @@
 //! The shared primitives with AVX-512 and its BF16 dot product.
 //!
-//! Every function here needs the features that `Level::Avx512Bf16::is_available` tests.
+//! Every function here needs the features that `has_avx512bf16` tests.
 
 use std::arch::x86_64::*;
 

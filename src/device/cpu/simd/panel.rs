@@ -9,9 +9,9 @@
 
 use half::bf16;
 
-use super::Level;
 #[cfg(target_arch = "x86_64")]
 use super::avx512bf16;
+use super::{Level, plain};
 use crate::device::cpu::Element;
 
 /// Columns of a panel.
@@ -36,7 +36,7 @@ pub trait GemmElement: Element {
     ///
     /// # Safety
     /// For every segment: `rows` rows of `k` elements at pitch `lda` are readable from `a`, and
-    /// [`panel_len`] elements from `panel`. `rows` is in 1..=12. `level` is available.
+    /// [`panel_len`] elements from `panel`. `rows` is in 1..=12.
     unsafe fn tile(level: Level, rows: usize, segments: &[Segment<Self>], out: &mut [f32; MR * NR]);
 
     /// Packs rows `row0 .. row0 + rows` of `data[n, k]` (pitch `ld`) into an "nt" panel.
@@ -113,6 +113,16 @@ pub struct Nf4Codes<'a, S> {
 }
 
 impl<S: Fn(usize) -> f32> Nf4Codes<'_, S> {
+    /// Panics unless the codes cover the matrix, and the matrix these rows and columns.
+    fn check(&self, row0: usize, rows: usize, col0: usize, cols: usize) {
+        let covered = rows_fit(self.codes.len().saturating_mul(2), self.cols, self.rows, self.cols);
+        let inside = |start: usize, count: usize, end| {
+            start.checked_add(count).is_some_and(|stop| stop <= end)
+        };
+        let inside = inside(row0, rows, self.rows) && inside(col0, cols, self.cols);
+        assert!(covered && inside, "NF4 matrix too small");
+    }
+
     #[inline(always)]
     fn value(&self, row: usize, col: usize) -> f32 {
         let i = row * self.cols + col;
@@ -122,51 +132,19 @@ impl<S: Fn(usize) -> f32> Nf4Codes<'_, S> {
     }
 }
 
-/// Elements of a panel over a contraction of `k`.
+/// Elements of a panel over a contraction of `k`. Panics when they are more than a usize counts.
 pub fn panel_len<E: GemmElement>(k: usize) -> usize {
-    k.next_multiple_of(E::GROUP) * NR
+    k.checked_next_multiple_of(E::GROUP)
+        .and_then(|k| k.checked_mul(NR))
+        .unwrap_or_else(|| panic!("a panel over k = {k} is too long"))
 }
 
-/// Where element (k, column) lies in a panel.
-#[inline(always)]
-fn place<E: GemmElement>(k: usize, column: usize) -> usize {
-    (k / E::GROUP) * E::GROUP * NR + column * E::GROUP + k % E::GROUP
-}
-
-/// Packs with a plain loop: `value(k, column)` for k in `from..k`, zero where `column >= columns`.
-#[inline(always)]
-fn pack_plain<E: GemmElement>(
-    from: usize,
-    k: usize,
-    columns: usize,
-    panel: &mut [E],
-    value: impl Fn(usize, usize) -> E,
-) {
-    let zero = E::from_f32(0.0);
-    for kk in from..k.next_multiple_of(E::GROUP) {
-        for column in 0..NR {
-            let inside = kk < k && column < columns;
-            panel[place::<E>(kk, column)] = if inside { value(kk, column) } else { zero };
-        }
-    }
-}
-
-fn tile_plain<E: GemmElement>(rows: usize, segments: &[Segment<E>], out: &mut [f32; MR * NR]) {
-    for r in 0..rows {
-        let mut acc = [0.0f32; NR];
-        for segment in segments {
-            for k in 0..segment.k {
-                // SAFETY: row r < rows of `a` has k elements; the panel has panel_len(k).
-                let a = unsafe { segment.a.add(r * segment.lda + k).read() }.to_f32();
-                for (column, acc) in acc.iter_mut().enumerate() {
-                    // SAFETY: as above.
-                    let b = unsafe { segment.panel.add(place::<E>(k, column)).read() };
-                    *acc += a * b.to_f32();
-                }
-            }
-        }
-        out[r * NR..][..NR].copy_from_slice(&acc);
-    }
+/// Whether `rows` rows of `width` elements at pitch `ld` lie in `len` elements.
+///
+/// Raw pointers are used on the strength of this, so it must not wrap, whatever the numbers.
+pub fn rows_fit(len: usize, ld: usize, rows: usize, width: usize) -> bool {
+    let needed = |last: usize| last.checked_mul(ld)?.checked_add(width);
+    width <= ld && (rows == 0 || needed(rows - 1).is_some_and(|needed| needed <= len))
 }
 
 /// Calls one of twelve instances of a const-generic tile.
@@ -199,12 +177,14 @@ impl GemmElement for bf16 {
         segments: &[Segment<bf16>],
         out: &mut [f32; MR * NR],
     ) {
-        match level {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the caller's promise, and a level is only used where it is available.
-            Level::Avx512Bf16 => unsafe { by_rows!(tile_bf16, rows, segments, out) },
-            _ => tile_plain(rows, segments, out),
+        #[cfg(target_arch = "x86_64")]
+        if level.is_avx512bf16() {
+            // SAFETY: the caller's promise; this level exists only where the CPU has it.
+            return unsafe { by_rows!(tile_bf16, rows, segments, out) };
         }
+        let _ = level;
+        // SAFETY: the caller's promise.
+        unsafe { plain::tile_bf16(rows, segments, out) }
     }
 
     fn pack_nt(
@@ -216,12 +196,11 @@ impl GemmElement for bf16 {
         k: usize,
         panel: &mut [bf16],
     ) {
-        let data = &data[row0 * ld..];
-        check_rows(data.len(), ld, rows, k);
-        assert!(rows <= NR && panel.len() >= panel_len::<bf16>(k));
+        let data = from_row(data, ld, row0, rows, k);
+        assert!(rows <= NR && panel.len() >= panel_len::<bf16>(k), "panel too short");
         let mut done = 0;
         #[cfg(target_arch = "x86_64")]
-        if level == Level::Avx512Bf16 {
+        if level.is_avx512bf16() {
             // SAFETY: lengths checked above; k / 2 dwords a row.
             unsafe {
                 avx512bf16::pack_nt(
@@ -235,7 +214,7 @@ impl GemmElement for bf16 {
             done = k / 32 * 32;
         }
         let _ = level;
-        pack_plain(done, k, rows, panel, |kk, column| data[column * ld + kk]);
+        plain::pack(done, k, rows, panel, |kk, column| data[column * ld + kk]);
     }
 
     fn pack_nn(
@@ -247,11 +226,11 @@ impl GemmElement for bf16 {
         cols: usize,
         panel: &mut [bf16],
     ) {
-        check_rows(data.len(), ld, k, col0 + cols);
-        assert!(cols <= NR && panel.len() >= panel_len::<bf16>(k));
+        check_columns(data.len(), ld, k, col0, cols);
+        assert!(cols <= NR && panel.len() >= panel_len::<bf16>(k), "panel too short");
         let mut done = 0;
         #[cfg(target_arch = "x86_64")]
-        if level == Level::Avx512Bf16 && cols == NR {
+        if level.is_avx512bf16() && cols == NR {
             for pair in 0..k / 2 {
                 // SAFETY: two rows of 32 elements from col0 (checked above); pair row of the panel.
                 unsafe {
@@ -262,7 +241,7 @@ impl GemmElement for bf16 {
             done = k / 2 * 2;
         }
         let _ = level;
-        pack_plain(done, k, cols, panel, |kk, column| data[kk * ld + col0 + column]);
+        plain::pack(done, k, cols, panel, |kk, column| data[kk * ld + col0 + column]);
     }
 
     fn pack_nt_bf16(
@@ -296,9 +275,10 @@ impl GemmElement for bf16 {
         rows: usize,
         panel: &mut [bf16],
     ) {
-        assert!(rows <= NR && panel.len() >= panel_len::<bf16>(nf4.cols));
+        nf4.check(row0, rows, 0, nf4.cols);
+        assert!(rows <= NR && panel.len() >= panel_len::<bf16>(nf4.cols), "panel too short");
         #[cfg(target_arch = "x86_64")]
-        if level == Level::Avx512Bf16 && nf4.cols.is_multiple_of(64) {
+        if level.is_avx512bf16() && nf4.cols.is_multiple_of(64) {
             let Nf4Codes { codes, cols, scale, codebook, .. } = nf4;
             // SAFETY: the panel's length is checked above; codes are sliced with checks inside.
             unsafe {
@@ -315,7 +295,7 @@ impl GemmElement for bf16 {
             return;
         }
         let _ = level;
-        pack_plain(0, nf4.cols, rows, panel, |kk, column| {
+        plain::pack(0, nf4.cols, rows, panel, |kk, column| {
             bf16::from_f32(nf4.value(row0 + column, kk))
         });
     }
@@ -327,9 +307,10 @@ impl GemmElement for bf16 {
         cols: usize,
         panel: &mut [bf16],
     ) {
-        assert!(cols <= NR && panel.len() >= panel_len::<bf16>(nf4.rows));
+        nf4.check(0, nf4.rows, col0, cols);
+        assert!(cols <= NR && panel.len() >= panel_len::<bf16>(nf4.rows), "panel too short");
         #[cfg(target_arch = "x86_64")]
-        if level == Level::Avx512Bf16 && nf4.cols.is_multiple_of(64) && cols == NR {
+        if level.is_avx512bf16() && nf4.cols.is_multiple_of(64) && cols == NR {
             let Nf4Codes { codes, rows, cols, scale, codebook } = nf4;
             // SAFETY: as in nf4_nt.
             unsafe {
@@ -346,7 +327,7 @@ impl GemmElement for bf16 {
             return;
         }
         let _ = level;
-        pack_plain(0, nf4.rows, cols, panel, |kk, column| {
+        plain::pack(0, nf4.rows, cols, panel, |kk, column| {
             bf16::from_f32(nf4.value(kk, col0 + column))
         });
     }
@@ -356,12 +337,14 @@ impl GemmElement for f32 {
     const GROUP: usize = 1;
 
     unsafe fn tile(level: Level, rows: usize, segments: &[Segment<f32>], out: &mut [f32; MR * NR]) {
-        match level {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the caller's promise, and a level is only used where it is available.
-            Level::Avx512Bf16 => unsafe { by_rows!(tile_f32, rows, segments, out) },
-            _ => tile_plain(rows, segments, out),
+        #[cfg(target_arch = "x86_64")]
+        if level.is_avx512bf16() {
+            // SAFETY: the caller's promise; this level exists only where the CPU has it.
+            return unsafe { by_rows!(tile_f32, rows, segments, out) };
         }
+        let _ = level;
+        // SAFETY: the caller's promise.
+        unsafe { plain::tile_f32(rows, segments, out) }
     }
 
     fn pack_nt(
@@ -373,12 +356,11 @@ impl GemmElement for f32 {
         k: usize,
         panel: &mut [f32],
     ) {
-        let data = &data[row0 * ld..];
-        check_rows(data.len(), ld, rows, k);
-        assert!(rows <= NR && panel.len() >= panel_len::<f32>(k));
+        let data = from_row(data, ld, row0, rows, k);
+        assert!(rows <= NR && panel.len() >= panel_len::<f32>(k), "panel too short");
         let mut done = 0;
         #[cfg(target_arch = "x86_64")]
-        if level == Level::Avx512Bf16 {
+        if level.is_avx512bf16() {
             // SAFETY: lengths checked above; k dwords a row.
             unsafe {
                 avx512bf16::pack_nt(
@@ -392,7 +374,7 @@ impl GemmElement for f32 {
             done = k / 16 * 16;
         }
         let _ = level;
-        pack_plain(done, k, rows, panel, |kk, column| data[column * ld + kk]);
+        plain::pack(done, k, rows, panel, |kk, column| data[column * ld + kk]);
     }
 
     fn pack_nn(
@@ -404,8 +386,8 @@ impl GemmElement for f32 {
         cols: usize,
         panel: &mut [f32],
     ) {
-        check_rows(data.len(), ld, k, col0 + cols);
-        assert!(cols <= NR && panel.len() >= panel_len::<f32>(k));
+        check_columns(data.len(), ld, k, col0, cols);
+        assert!(cols <= NR && panel.len() >= panel_len::<f32>(k), "panel too short");
         for (row, out) in data.chunks(ld).zip(panel.chunks_exact_mut(NR)).take(k) {
             out[..cols].copy_from_slice(&row[col0..col0 + cols]);
             out[cols..].fill(0.0);
@@ -421,10 +403,9 @@ impl GemmElement for f32 {
         k: usize,
         panel: &mut [f32],
     ) {
-        let data = &data[row0 * ld..];
-        check_rows(data.len(), ld, rows, k);
-        assert!(rows <= NR && panel.len() >= panel_len::<f32>(k));
-        pack_plain(0, k, rows, panel, |kk, column| data[column * ld + kk].to_f32());
+        let data = from_row(data, ld, row0, rows, k);
+        assert!(rows <= NR && panel.len() >= panel_len::<f32>(k), "panel too short");
+        plain::pack(0, k, rows, panel, |kk, column| data[column * ld + kk].to_f32());
     }
 
     fn pack_nn_bf16(
@@ -436,9 +417,9 @@ impl GemmElement for f32 {
         cols: usize,
         panel: &mut [f32],
     ) {
-        check_rows(data.len(), ld, k, col0 + cols);
-        assert!(cols <= NR && panel.len() >= panel_len::<f32>(k));
-        pack_plain(0, k, cols, panel, |kk, column| data[kk * ld + col0 + column].to_f32());
+        check_columns(data.len(), ld, k, col0, cols);
+        assert!(cols <= NR && panel.len() >= panel_len::<f32>(k), "panel too short");
+        plain::pack(0, k, cols, panel, |kk, column| data[kk * ld + col0 + column].to_f32());
     }
 
     fn nf4_nt<S: Fn(usize) -> f32>(
@@ -448,9 +429,10 @@ impl GemmElement for f32 {
         rows: usize,
         panel: &mut [f32],
     ) {
-        assert!(rows <= NR && panel.len() >= panel_len::<f32>(nf4.cols));
+        nf4.check(row0, rows, 0, nf4.cols);
+        assert!(rows <= NR && panel.len() >= panel_len::<f32>(nf4.cols), "panel too short");
         #[cfg(target_arch = "x86_64")]
-        if level == Level::Avx512Bf16 && nf4.cols.is_multiple_of(64) {
+        if level.is_avx512bf16() && nf4.cols.is_multiple_of(64) {
             let Nf4Codes { codes, cols, scale, codebook, .. } = nf4;
             // SAFETY: the panel's length is checked above; codes are sliced with checks inside.
             unsafe {
@@ -467,7 +449,7 @@ impl GemmElement for f32 {
             return;
         }
         let _ = level;
-        pack_plain(0, nf4.cols, rows, panel, |kk, column| nf4.value(row0 + column, kk));
+        plain::pack(0, nf4.cols, rows, panel, |kk, column| nf4.value(row0 + column, kk));
     }
 
     fn nf4_nn<S: Fn(usize) -> f32>(
@@ -477,9 +459,10 @@ impl GemmElement for f32 {
         cols: usize,
         panel: &mut [f32],
     ) {
-        assert!(cols <= NR && panel.len() >= panel_len::<f32>(nf4.rows));
+        nf4.check(0, nf4.rows, col0, cols);
+        assert!(cols <= NR && panel.len() >= panel_len::<f32>(nf4.rows), "panel too short");
         #[cfg(target_arch = "x86_64")]
-        if level == Level::Avx512Bf16 && nf4.cols.is_multiple_of(64) && cols == NR {
+        if level.is_avx512bf16() && nf4.cols.is_multiple_of(64) && cols == NR {
             let Nf4Codes { codes, rows, cols, scale, codebook } = nf4;
             // SAFETY: as in nf4_nt.
             unsafe {
@@ -496,11 +479,19 @@ impl GemmElement for f32 {
             return;
         }
         let _ = level;
-        pack_plain(0, nf4.rows, cols, panel, |kk, column| nf4.value(kk, col0 + column));
+        plain::pack(0, nf4.rows, cols, panel, |kk, column| nf4.value(kk, col0 + column));
     }
 }
 
-/// `rows` rows of `k` elements at pitch `ld` lie in `len` elements.
-fn check_rows(len: usize, ld: usize, rows: usize, k: usize) {
-    assert!(k <= ld && (rows == 0 || (rows - 1) * ld + k <= len), "panel source too short");
+/// The data from row `row0` on, checked to hold `rows` rows of `k` elements at pitch `ld`.
+fn from_row<E>(data: &[E], ld: usize, row0: usize, rows: usize, k: usize) -> &[E] {
+    let data = row0.checked_mul(ld).and_then(|start| data.get(start..)).unwrap_or(&[]);
+    assert!(rows_fit(data.len(), ld, rows, k), "panel source too short");
+    data
+}
+
+/// `data` holds columns `col0 .. col0 + cols` of `k` rows at pitch `ld`.
+fn check_columns(len: usize, ld: usize, k: usize, col0: usize, cols: usize) {
+    let fits = col0.checked_add(cols).is_some_and(|end| rows_fit(len, ld, k, end));
+    assert!(fits, "panel source too short");
 }

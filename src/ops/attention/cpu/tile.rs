@@ -308,7 +308,7 @@ impl Product<'_> {
     ) {
         match level {
             // SSE2 has 16 registers of 4 lanes, and mul_add would be a library call.
-            Level::Portable => self.strips::<T, ADD, false, 4, 8>(a, c, &bounds),
+            Level::PORTABLE => self.strips::<T, ADD, false, 4, 8>(a, c, &bounds),
             _ => level.vectorize(
                 #[inline(always)]
                 || self.strips::<T, ADD, true, 6, 64>(a, c, &bounds),
