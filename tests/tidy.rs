@@ -334,7 +334,7 @@ fn unsafe_only_where_it_belongs() {
 /// public unsafe function a Safety section.
 #[test]
 fn unsafe_blocks_say_why_they_are_safe() {
-    const ABOVE: usize = 12;
+    const ABOVE: usize = 5;
     let block = Regex::new(r"\bunsafe (?:\{|impl\b)").unwrap();
     let function = Regex::new(r"\bpub(?:\([a-z]+\))? unsafe fn\b").unwrap();
     let mut complaints = Vec::new();
@@ -347,7 +347,7 @@ fn unsafe_blocks_say_why_they_are_safe() {
             if block.is_match(line) && !said(i.saturating_sub(ABOVE), "SAFETY") {
                 complaints.push(format!("{path}:{}: no SAFETY comment above", i + 1));
             }
-            if function.is_match(line) && !said(i.saturating_sub(2 * ABOVE), "# Safety") {
+            if function.is_match(line) && !said(i.saturating_sub(4 * ABOVE), "# Safety") {
                 complaints.push(format!("{path}:{}: no Safety section", i + 1));
             }
         }
