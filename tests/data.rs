@@ -102,8 +102,9 @@ fn a_bad_first_row_does_not_decide_the_kind() {
 
 #[test]
 fn empty_data_are_refused() {
-    assert!(refusal(load("")).contains("has no usable row (0 were skipped)"));
-    assert!(refusal(load("\n  \n")).contains("has no usable row"));
+    let empty = refusal(load(""));
+    assert!(empty.contains("no usable row in") && empty.contains("(0 were skipped)"), "{empty}");
+    assert!(refusal(load("\n  \n")).contains("no usable row in"));
     let skip = DataOptions { on_bad_row: OnBadRow::Skip, ..DataOptions::new(512) };
     assert!(refusal(load_with("{}\n", &skip)).contains("(1 were skipped)"));
     let none = data::load(&[], &tokenizer(), &skip, &quiet);
