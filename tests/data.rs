@@ -102,9 +102,12 @@ fn a_bad_first_row_does_not_decide_the_kind() {
 
 #[test]
 fn empty_data_are_refused() {
-    let empty = refusal(load(""));
-    assert!(empty.contains("no usable row in") && empty.contains("(0 were skipped)"), "{empty}");
-    assert!(refusal(load("\n  \n")).contains("no usable row in"));
+    for text in ["", "\n  \n"] {
+        let error = load(text).unwrap_err();
+        let whole = error.to_string();
+        assert!(matches!(error, data::Error::Empty { skipped: 0, .. }), "{whole}");
+        assert!(whole.starts_with("no usable row in ") && whole.contains("rows.jsonl"), "{whole}");
+    }
     let skip = DataOptions { on_bad_row: OnBadRow::Skip, ..DataOptions::new(512) };
     assert!(refusal(load_with("{}\n", &skip)).contains("(1 were skipped)"));
     let none = data::load(&[], &tokenizer(), &skip, &quiet);
