@@ -1,0 +1,6 @@
+//! A virtual GPU: a software CUDA driver that runs real PTX on any machine, and watches it.
+//!
+//! Built as a `cdylib` it is a `libcuda.so` (see `run`); as a library it is the same machine without
+//! the driver's C interface, for tests that want a kernel's values and findings at first hand.
+
+pub mod ptx;

@@ -1,0 +1,3 @@
+//! PTX text to its syntax tree.
+
+pub mod ast;

@@ -1,0 +1,1 @@
+//! A developer's commands, as functions that tests can call too.
