@@ -95,7 +95,13 @@ impl Type {
             Type::B8 | Type::U8 | Type::S8 => 1,
             Type::B16 | Type::U16 | Type::S16 | Type::F16 | Type::BF16 => 2,
             Type::E4M3x2 | Type::E5M2x2 => 2,
-            Type::B32 | Type::U32 | Type::S32 | Type::F32 | Type::F16x2 | Type::BF16x2 | Type::TF32 => 4,
+            Type::B32
+            | Type::U32
+            | Type::S32
+            | Type::F32
+            | Type::F16x2
+            | Type::BF16x2
+            | Type::TF32 => 4,
             Type::B64 | Type::U64 | Type::S64 | Type::F64 => 8,
             Type::B128 => 16,
         }
@@ -191,11 +197,21 @@ pub enum Statement<'a> {
     Label(std::borrow::Cow<'a, str>),
     Instruction(Instruction<'a>),
     /// `name: .branchtargets a, b, c;`
-    BranchTargets { name: std::borrow::Cow<'a, str>, labels: Vec<std::borrow::Cow<'a, str>> },
+    BranchTargets {
+        name: std::borrow::Cow<'a, str>,
+        labels: Vec<std::borrow::Cow<'a, str>>,
+    },
     /// `name: .callprototype (rets) _ (params);`
-    CallPrototype { name: std::borrow::Cow<'a, str>, returns: Vec<Variable<'a>>, params: Vec<Variable<'a>> },
+    CallPrototype {
+        name: std::borrow::Cow<'a, str>,
+        returns: Vec<Variable<'a>>,
+        params: Vec<Variable<'a>>,
+    },
     /// `name: .calltargets f, g;`
-    CallTargets { name: std::borrow::Cow<'a, str>, functions: Vec<&'a str> },
+    CallTargets {
+        name: std::borrow::Cow<'a, str>,
+        functions: Vec<&'a str>,
+    },
 }
 
 /// `@!%p1 add.rn.f32 %f1, %f2, %f3;`

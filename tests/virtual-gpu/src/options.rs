@@ -1,0 +1,233 @@
+//! What the virtual GPU pretends to be and how closely it watches, from environment variables.
+
+use std::str::FromStr;
+
+/// The compute capabilities that can be claimed: A100, RTX 30, RTX 40, H100, RTX 50.
+pub const COMPUTE_CAPABILITIES: [(u32, u32); 5] = [(8, 0), (8, 6), (8, 9), (9, 0), (12, 0)];
+
+const COMPUTE_CAPABILITY: &str = "VIRTUAL_GPU_COMPUTE_CAPABILITY";
+const MEMORY: &str = "VIRTUAL_GPU_MEMORY";
+const MULTIPROCESSORS: &str = "VIRTUAL_GPU_MULTIPROCESSORS";
+const WATCH: &str = "VIRTUAL_GPU_WATCH";
+const SEED: &str = "VIRTUAL_GPU_SEED";
+const THREADS: &str = "VIRTUAL_GPU_THREADS";
+
+/// How closely the watchman looks, and what follows from a finding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Watch {
+    /// Nothing is watched. What would be a fault on a real GPU is still one.
+    Off,
+    /// Findings are printed on stderr, the launch goes on.
+    Report,
+    /// Findings are printed on stderr and fail the launch's context, as a fault of the GPU would.
+    #[default]
+    Fail,
+}
+
+/// The device, as the program sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Claimed compute capability, one of [`COMPUTE_CAPABILITIES`].
+    pub compute_capability: (u32, u32),
+    /// Device memory in bytes. It is taken from the host only as far as it is written.
+    pub memory_bytes: u64,
+    /// Claimed number of multiprocessors.
+    pub multiprocessors: u32,
+    /// What the watchman does.
+    pub watch: Watch,
+    /// Shuffles the order of blocks and of warps; without one they run in order.
+    pub seed: Option<u64>,
+    /// Host threads that run blocks.
+    pub threads: usize,
+}
+
+impl Default for Options {
+    /// An sm_80 with 24 GiB and 108 multiprocessors, watched, on all of the host's cores.
+    fn default() -> Options {
+        Options {
+            compute_capability: (8, 0),
+            memory_bytes: 24 << 30,
+            multiprocessors: 108,
+            watch: Watch::Fail,
+            seed: None,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+/// A variable whose value cannot be taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("reading {variable}: `{value}` is not {expected}")]
+pub struct OptionsError {
+    /// The environment variable.
+    pub variable: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What would be right.
+    pub expected: &'static str,
+}
+
+impl Options {
+    /// The options in the environment; what is not there is as in [`Options::default`].
+    ///
+    /// # Errors
+    /// A value that is not of its variable's form.
+    pub fn from_env() -> Result<Options, OptionsError> {
+        Options::from_variables(|name| {
+            std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+        })
+    }
+
+    fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Options, OptionsError> {
+        let mut options = Options::default();
+        take(&get, COMPUTE_CAPABILITY, "one of 8.0, 8.6, 8.9, 9.0, 12.0", |value| {
+            let (major, minor) = value.split_once('.')?;
+            let claimed = (major.parse().ok()?, minor.parse().ok()?);
+            options.compute_capability = *COMPUTE_CAPABILITIES.iter().find(|&&c| c == claimed)?;
+            Some(())
+        })?;
+        take(&get, MEMORY, "a size such as 24GiB, 512MiB or a number of bytes above 0", |value| {
+            options.memory_bytes = bytes(value).filter(|&bytes| bytes > 0)?;
+            Some(())
+        })?;
+        take(&get, MULTIPROCESSORS, "a whole number from 1 to 1024", |value| {
+            options.multiprocessors = number(value, 1..=1024)?;
+            Some(())
+        })?;
+        take(&get, WATCH, "one of off, report, fail", |value| {
+            options.watch = match value {
+                "off" => Watch::Off,
+                "report" => Watch::Report,
+                "fail" => Watch::Fail,
+                _ => return None,
+            };
+            Some(())
+        })?;
+        take(&get, SEED, "a whole number below 2^64, or empty for none", |value| {
+            options.seed = if value.is_empty() { None } else { Some(value.parse().ok()?) };
+            Some(())
+        })?;
+        take(&get, THREADS, "a whole number from 1 to 1024", |value| {
+            options.threads = number(value, 1..=1024)?;
+            Some(())
+        })?;
+        Ok(options)
+    }
+
+    /// The variables that give a process these options.
+    pub fn to_env(&self) -> [(&'static str, String); 6] {
+        let (major, minor) = self.compute_capability;
+        let watch = match self.watch {
+            Watch::Off => "off",
+            Watch::Report => "report",
+            Watch::Fail => "fail",
+        };
+        [
+            (COMPUTE_CAPABILITY, format!("{major}.{minor}")),
+            (MEMORY, self.memory_bytes.to_string()),
+            (MULTIPROCESSORS, self.multiprocessors.to_string()),
+            (WATCH, watch.to_string()),
+            // Empty, not absent: a seed that the parent has must not reach the child.
+            (SEED, self.seed.map_or(String::new(), |seed| seed.to_string())),
+            (THREADS, self.threads.to_string()),
+        ]
+    }
+}
+
+/// Reads one variable if it is set; `read` answers `None` to a value that is not of its form.
+fn take(
+    get: impl Fn(&str) -> Option<String>,
+    variable: &'static str,
+    expected: &'static str,
+    mut read: impl FnMut(&str) -> Option<()>,
+) -> Result<(), OptionsError> {
+    match get(variable) {
+        None => Ok(()),
+        Some(value) => read(&value).ok_or(OptionsError { variable, value, expected }),
+    }
+}
+
+fn number<T: FromStr + PartialOrd>(value: &str, range: std::ops::RangeInclusive<T>) -> Option<T> {
+    value.parse().ok().filter(|number| range.contains(number))
+}
+
+/// `24GiB`, `512MiB`, `4KiB` or plain bytes.
+fn bytes(value: &str) -> Option<u64> {
+    let digits = value.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit: u64 = match value[digits.len()..].trim() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(variables: &[(&str, &str)]) -> Result<Options, OptionsError> {
+        Options::from_variables(|name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string())
+        })
+    }
+
+    #[test]
+    fn an_empty_environment_is_the_default() {
+        assert_eq!(from(&[]), Ok(Options::default()));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for compute_capability in COMPUTE_CAPABILITIES {
+            for watch in [Watch::Off, Watch::Report, Watch::Fail] {
+                for seed in [None, Some(0), Some(u64::MAX)] {
+                    let options = Options {
+                        compute_capability,
+                        memory_bytes: 3 << 20,
+                        multiprocessors: 7,
+                        watch,
+                        seed,
+                        threads: 3,
+                    };
+                    let written = options.to_env();
+                    let written: Vec<_> =
+                        written.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                    assert_eq!(from(&written), Ok(options));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        let memory = |value| from(&[(MEMORY, value)]).map(|options| options.memory_bytes);
+        assert_eq!(memory("24GiB"), Ok(24 << 30));
+        assert_eq!(memory("512 MiB"), Ok(512 << 20));
+        assert_eq!(memory("4096"), Ok(4096));
+        for wrong in ["", "GiB", "24GB", "-1", "0", "99999999999GiB", "1.5GiB"] {
+            assert!(memory(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_variable_value_and_what_is_right() {
+        for (variable, value) in [
+            (COMPUTE_CAPABILITY, "7.5"),
+            (COMPUTE_CAPABILITY, "8"),
+            (MULTIPROCESSORS, "0"),
+            (WATCH, "loud"),
+            (SEED, "dice"),
+            (THREADS, "0"),
+        ] {
+            let refusal = from(&[(variable, value)]).unwrap_err();
+            assert_eq!((refusal.variable, refusal.value.as_str()), (variable, value));
+        }
+        assert_eq!(
+            from(&[(COMPUTE_CAPABILITY, "7.5")]).unwrap_err().to_string(),
+            "reading VIRTUAL_GPU_COMPUTE_CAPABILITY: `7.5` is not one of 8.0, 8.6, 8.9, 9.0, 12.0"
+        );
+    }
+}
