@@ -1,0 +1,59 @@
+//! What can go wrong on the way from a wheel to PTX.
+
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+/// A failure, with what was being done and to what.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or a program of this machine.
+    #[error("{doing} {}: {source}", path.display())]
+    Io { doing: &'static str, path: PathBuf, source: std::io::Error },
+    /// There is no Python to download with.
+    #[error("fetching {what}: there is no python3 here\nhint: install python3 with pip")]
+    NoPython { what: String },
+    /// pip ended with an error.
+    #[error("fetching {what}: pip ended with {status}: {said}\nhint: the network may be closed")]
+    Pip { what: String, status: ExitStatus, said: String },
+    /// The wheels exist for one kind of machine.
+    #[error("{what} exists for x86-64 Linux with glibc only")]
+    Machine { what: String },
+    /// The wheel is not the one that was pinned.
+    #[error("{what} has SHA-256 {found}, pinned is {pinned}")]
+    Hash { what: String, found: String, pinned: &'static str },
+    /// The wheel cannot be unpacked.
+    #[error("unpacking {}: {source}", path.display())]
+    Zip { path: PathBuf, source: zip::result::ZipError },
+    /// libnvrtc cannot be loaded.
+    #[error("loading {}: {source}", path.display())]
+    Load { path: PathBuf, source: libloading::Error },
+    /// NVRTC cannot take what it was given: a null character in a name, a text or an option.
+    #[error("compiling {name}: a null character in its {part}")]
+    Null { name: String, part: &'static str },
+    /// NVRTC refused; `log` is what it says.
+    #[error("compiling {name}: {said}\n{log}")]
+    Compile { name: String, said: String, log: String },
+    /// ptxas refused; `log` is what it says.
+    #[error("assembling {}: ptxas ended with {status}\n{log}", path.display())]
+    Assemble { path: PathBuf, status: ExitStatus, log: String },
+    /// Checked-in PTX is not what its source compiles to.
+    #[error("not what the source compiles to: {}\nhint: cargo xtask ptx", stale.join(", "))]
+    Stale { stale: Vec<String> },
+}
+
+impl Error {
+    /// An error of the file system, for `map_err`.
+    pub fn io(
+        doing: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { doing, path, source }
+    }
+
+    /// Whether this machine lacks something that the commands need (Python, the network, wheels
+    /// for its kind), as opposed to a fault in what was compiled.
+    pub fn lacks(&self) -> bool {
+        matches!(self, Error::NoPython { .. } | Error::Pip { .. } | Error::Machine { .. })
+    }
+}
