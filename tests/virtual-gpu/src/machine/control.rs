@@ -1,0 +1,4 @@
+//! Branches, calls, barriers, fences, traps.
+
+#[derive(Debug, Clone)]
+pub enum Op {}

@@ -1,0 +1,106 @@
+//! What the watchman tells: the kind of fault, and the kernel, block, thread and line where it is.
+
+use std::fmt;
+use std::sync::Mutex;
+
+/// The kinds of fault. The first group ends the launch, as on a GPU; the second lets it go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// An address in no allocation, or past a variable's, window's or allocation's end.
+    OutOfBounds,
+    /// An address that is not a multiple of the access's size.
+    Misaligned,
+    /// An address in an allocation that was freed.
+    UseAfterFree,
+    /// `trap`, and C++'s `__trap()`.
+    Trap,
+    /// `assert` in a kernel.
+    Assert,
+    /// A barrier or a `.sync` instruction that some threads never reach.
+    BarrierNotReached,
+    /// A `.sync` instruction whose member mask lacks the lane that executes it, or differs between lanes.
+    WrongMemberMask,
+    /// What the machine cannot do: a jump through a pointer to nowhere, a stack that grows without end.
+    IllegalInstruction,
+
+    /// A read of memory that nothing has written.
+    Uninitialised,
+    /// Two threads of a block, one of them writing, with no barrier between.
+    Race,
+    /// An asynchronous copy's destination touched before the copy was waited for.
+    AsyncNotWaited,
+    /// A block writes where another block of the same launch reads or writes, without atomics or a fence.
+    CrossBlockRace,
+}
+
+impl Kind {
+    /// Whether a real GPU would stop here.
+    pub fn is_fatal(self) -> bool {
+        self < Kind::Uninitialised
+    }
+}
+
+/// One thread at one instruction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub block: [u32; 3],
+    pub thread: [u32; 3],
+    /// Line of the PTX text, from 1.
+    pub ptx_line: u32,
+    /// File and line of the .cu, where the PTX has `.loc`.
+    pub source: Option<(String, u32)>,
+}
+
+/// A fault with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub kind: Kind,
+    pub kernel: String,
+    pub place: Place,
+    /// The other thread of a race.
+    pub other: Option<Place>,
+    /// What was done, with which bytes: `write of 4 bytes at 0x… , 16 past the end of the 1024 bytes at 0x…`.
+    pub detail: String,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ([bx, by, bz], [tx, ty, tz]) = (self.block, self.thread);
+        write!(f, "block ({bx},{by},{bz}) thread ({tx},{ty},{tz}) PTX line {}", self.ptx_line)?;
+        match &self.source {
+            Some((file, line)) => write!(f, " ({file}:{line})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {} at {}, {}", self.kind, self.detail, self.kernel, self.place)?;
+        match &self.other {
+            Some(other) => write!(f, "; the other: {other}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The findings of one launch, one for each kind and PTX line; shared by the threads that run its blocks.
+#[derive(Debug, Default)]
+pub struct Log {
+    findings: Mutex<Vec<Finding>>,
+}
+
+impl Log {
+    pub fn report(&self, finding: Finding) {
+        let mut findings = self.findings.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let known =
+            |f: &Finding| f.kind == finding.kind && f.place.ptx_line == finding.place.ptx_line;
+        if !findings.iter().any(known) {
+            findings.push(finding);
+        }
+    }
+
+    pub fn take(&self) -> Vec<Finding> {
+        std::mem::take(&mut *self.findings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+}
