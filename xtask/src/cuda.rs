@@ -87,7 +87,9 @@ impl Toolchain {
     fn options(&self, source: &Source) -> Vec<String> {
         let own = source.options;
         let has = |names: &[&str]| own.iter().any(|o| names.iter().any(|name| o.starts_with(name)));
-        let mut options = vec!["-default-device".to_string()];
+        // NVRTC 12.1 declares __dp4a and its kin, but has their bodies in a header only.
+        let mut options =
+            vec!["-default-device".to_string(), "--pre-include=sm_61_intrinsics.hpp".to_string()];
         if !has(&["--gpu-architecture", "-arch"]) {
             options.push(format!("--gpu-architecture={ARCH}"));
         }

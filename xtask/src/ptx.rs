@@ -108,8 +108,8 @@ fn compile(toolchain: &Toolchain, file: &Path, request: &Request) -> Result<Stri
     }
     let name = shown(file);
     // What is included with quotes lies beside the source.
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let folder = fs::canonicalize(folder).map_err(Error::io("finding", folder))?;
+    let whole = fs::canonicalize(file).map_err(Error::io("finding", file))?;
+    let folder = whole.parent().unwrap_or(Path::new("/"));
     let beside = format!("--include-path={}", folder.display());
     options.push(&beside);
     toolchain.compile(&Source { name: &name, text: &text, headers: &[], options: &options })

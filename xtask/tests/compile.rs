@@ -57,6 +57,14 @@ fn options_choose_the_architecture() {
 }
 
 #[test]
+fn dp4a_has_a_body() {
+    let Some(compiler) = compiler() else { return };
+    let text = "extern \"C\" __global__ void k(int* x) { x[0] = __dp4a(x[1], x[2], x[3]); }\n";
+    let ptx = compiler.compile(&Source { name: "k.cu", text, ..Source::default() }).unwrap();
+    assert!(ptx.contains("dp4a.s32.s32") && !ptx.contains(".extern"), "{ptx}");
+}
+
+#[test]
 fn a_refusal_shows_file_line_and_reason() {
     let Some(compiler) = compiler() else { return };
     let text = "extern \"C\" __global__ void k(int* x) {\n    x[0] = missing;\n}\n";
