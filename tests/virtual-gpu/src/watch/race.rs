@@ -2,8 +2,6 @@
 
 use crate::machine::Grid;
 use crate::machine::registers::W64;
-use crate::machine::warp::Spot;
-use crate::watch::Kind;
 
 /// One access of a warp, as `machine/memory` tells it before it is carried out.
 pub struct Access<'a> {
@@ -18,8 +16,11 @@ pub struct Access<'a> {
     pub how: How,
     /// Volatile, relaxed, acquire, release or atomic: two such accesses never race with each other.
     pub strong: bool,
-    /// Lanes whose write leaves the bytes as they were: no race between equal writes.
+    /// Of a plain write the lanes that find in memory what they write (before any lane has written):
+    /// no race between equal writes. 0 for anything else.
     pub unchanged: u32,
+    /// Of a plain write what it writes, lane after lane, `bytes` each, 32 lanes. Empty for anything else.
+    pub values: &'a [u8],
     /// Index of the instruction.
     pub pc: u32,
 }
@@ -32,14 +33,6 @@ pub enum How {
     Atomic,
     /// The write of an asynchronous copy, which happens some time before its group is waited for.
     AsyncWrite,
-}
-
-/// Something that `Access` reveals: told to the log by the caller, with places.
-pub struct Conflict {
-    pub kind: Kind,
-    pub lane: usize,
-    pub other: Option<Spot>,
-    pub detail: String,
 }
 
 /// What the watchman knows of the running block.
@@ -57,18 +50,15 @@ impl BlockWatch {
     /// `bar.warp.sync` ordered these lanes of a warp.
     pub fn warp_sync(&mut self, _warp: u32, _lanes: u32) {}
 
-    /// A fence (`fence`, `membar`) of device or system scope by these lanes.
+    /// A fence (`fence`, `membar`) of device or system scope by these lanes. An access with release
+    /// semantics calls it before the access.
     pub fn fence(&mut self, _warp: u32, _lanes: u32) {}
 
-    /// An access to shared memory.
-    pub fn shared(&mut self, _grid: &Grid, _access: &Access) -> Vec<Conflict> {
-        Vec::new()
-    }
+    /// An access to shared memory, within its bounds. What is wrong with it goes to the grid's log.
+    pub fn shared(&mut self, _grid: &Grid, _access: &Access) {}
 
-    /// An access to global memory.
-    pub fn global(&mut self, _grid: &Grid, _access: &Access) -> Vec<Conflict> {
-        Vec::new()
-    }
+    /// An access to global memory, within an allocation. What is wrong with it goes to the grid's log.
+    pub fn global(&mut self, _grid: &Grid, _access: &Access) {}
 
     /// The asynchronous writes of these bytes by this thread are complete and visible to it.
     pub fn async_done(&mut self, _warp: u32, _lane: usize, _offset: u32, _bytes: u32) {}
