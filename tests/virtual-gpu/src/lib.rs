@@ -7,4 +7,8 @@ pub mod machine;
 pub mod memory;
 pub mod options;
 pub mod ptx;
+pub mod run;
 pub mod watch;
+
+pub use options::{Options, Watch};
+pub use run::{RunError, command, library, run};
