@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::program::{Constant, FUNCTION_WINDOW, Special};
 use super::registers::{Pred, Slot};
-use crate::ptx::ast::{Body, Instruction, Operand, Type};
+use crate::ptx::ast::{Body, Instruction, Operand, Statement, Type};
 
 /// An instruction that the machine does not know; the loader adds its line and text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +69,8 @@ pub struct Lowering<'a> {
     slots: Vec<Option<Slot>>,
     preds: Vec<Option<Pred>>,
     symbols: HashMap<String, Symbol>,
+    /// Offset and bytes of the variables in the frame's local memory.
+    locals: HashMap<String, (u32, u32)>,
     constants: HashMap<(u64, bool), Slot>,
     specials: HashMap<Special, Slot>,
     next_slot: u32,
@@ -82,11 +84,39 @@ impl<'a> Lowering<'a> {
             slots: vec![None; body.registers.len()],
             preds: vec![None; body.registers.len()],
             symbols,
+            locals: HashMap::new(),
             constants: HashMap::new(),
             specials: HashMap::new(),
             next_slot: 0,
             next_pred: 0,
         }
+    }
+
+    /// Adds the variables of the frame's local memory: name to (offset, bytes).
+    pub fn with_locals(mut self, locals: HashMap<String, (u32, u32)>) -> Lowering<'a> {
+        for (name, (offset, _)) in &locals {
+            self.symbols.insert(name.clone(), Symbol::Local(*offset));
+        }
+        self.locals = locals;
+        self
+    }
+
+    /// Offset and bytes of a variable in the frame's local memory.
+    pub fn local_variable(&self, name: &str) -> Option<(u32, u32)> {
+        self.locals.get(name).copied()
+    }
+
+    /// The statements that a `.branchtargets` list names.
+    pub fn branch_targets(&self, name: &str) -> Option<Vec<u32>> {
+        let labels = self.body.statements.iter().find_map(|statement| match statement {
+            Statement::BranchTargets { name: own, labels } if own == name => Some(labels),
+            _ => None,
+        })?;
+        let statement = |label: &_| match self.symbols.get::<str>(label) {
+            Some(Symbol::Label(statement)) => Some(*statement),
+            _ => None,
+        };
+        labels.iter().map(|label| statement(&**label)).collect()
     }
 
     /// Declared type of a register.

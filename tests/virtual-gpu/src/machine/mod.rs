@@ -9,16 +9,20 @@
 //!   or other lanes `exec(&Op, &mut Exec) -> Result<(), Fault>`.
 
 pub mod block;
+pub mod builtin;
 pub mod compare;
 pub mod control;
 pub mod convert;
 pub mod data;
 pub mod float;
 pub mod integer;
+pub mod launch;
+pub mod layout;
 pub mod lower;
 pub mod memory;
 pub mod program;
 pub mod registers;
+pub mod strand;
 pub mod tensor;
 pub mod warp;
 pub mod warp_ops;

@@ -1,7 +1,8 @@
 //! A warp: 32 lanes, their registers, and the strands that they run in.
 
 use super::memory::Pending;
-use super::registers::{LANES, Lanes};
+use super::registers::{FULL, LANES, Lanes};
+use super::strand::Strand;
 
 /// A thread at an instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,13 @@ pub struct State {
     pub index: u32,
     /// Lanes that exist and have not exited.
     pub live: u32,
+    /// Lanes that exist.
+    pub born: u32,
+    pub strands: Vec<Strand>,
+    /// A strand has had a long turn: the next one goes to another.
+    pub rotate: bool,
+    /// A thread sleeps: let other warps run.
+    pub pause: bool,
     pub slots: Vec<Lanes>,
     pub predicates: Vec<u32>,
     pub local: Local,
@@ -30,6 +38,23 @@ pub struct State {
 }
 
 impl State {
+    /// A warp at the start of a kernel, with what it had allocated before.
+    pub fn begin(&mut self, index: u32, threads: u32, local_bytes: u32) {
+        let first = index * LANES as u32;
+        self.index = index;
+        self.born = FULL >> (LANES as u32 - (threads - first).min(LANES as u32));
+        self.live = self.born;
+        self.slots.fill(Lanes([0; LANES]));
+        self.predicates.fill(0);
+        self.strands.clear();
+        self.strands.push(Strand::new(self.born));
+        (self.rotate, self.pause) = (false, false);
+        self.local.grow(local_bytes);
+        self.pending = Pending::default();
+        self.cycles = 0;
+        self.local_base = 0;
+    }
+
     /// Index in its block of the thread in a lane, x y z.
     pub fn thread(&self, lane: usize, block_dim: [u32; 3]) -> [u32; 3] {
         let linear = self.index * LANES as u32 + lane as u32;
