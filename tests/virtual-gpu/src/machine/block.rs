@@ -211,7 +211,8 @@ impl Block {
         let elsewhere = waiting.iter().find(|(_, other)| other.pc != strand.pc);
         let other = elsewhere.map(|(number, other)| warp::Spot {
             block: self.state.index,
-            thread: self.warps[*number].thread(other.mask.trailing_zeros() as usize, grid.block_dim),
+            thread: self.warps[*number]
+                .thread(other.mask.trailing_zeros() as usize, grid.block_dim),
             pc: other.pc - u32::from(matches!(other.wait, Wait::Barrier { .. })),
         });
         let (pc, detail) = match strand.wait {

@@ -88,13 +88,14 @@ impl Arguments<'_, '_> {
         self.at = self.at.next_multiple_of(bytes);
         let at = self.at.wrapping_sub(LOCAL_WINDOW);
         self.at += bytes;
-        u32::try_from(at).ok().and_then(|at| local(self.exec, self.lane, at, bytes as u32)).ok_or_else(
-            || Fault {
+        u32::try_from(at)
+            .ok()
+            .and_then(|at| local(self.exec, self.lane, at, bytes as u32))
+            .ok_or_else(|| Fault {
                 kind: Kind::OutOfBounds,
                 lane: self.lane,
                 detail: format!("printf: no argument at {:#x}", self.at - bytes),
-            },
-        )
+            })
     }
 }
 
@@ -115,7 +116,8 @@ fn print(
         // %[flags][width][.precision][size]conversion, `*` taking an argument.
         let mut spec = vec![b'%'];
         let (mut long, mut end) = (false, i + 1);
-        while let Some(byte) = format.get(end).filter(|byte| !byte.is_ascii_alphabetic() && **byte != b'%')
+        while let Some(byte) =
+            format.get(end).filter(|byte| !byte.is_ascii_alphabetic() && **byte != b'%')
         {
             if *byte == b'*' {
                 spec.extend((arguments.next(4)? as i32).to_string().bytes());

@@ -66,9 +66,21 @@ pub enum BarrierKind {
     Sync,
     Arrive,
     /// Counts the threads whose predicate is true.
-    Popc { d: Slot, p: Pred, negated: bool },
-    And { d: Pred, p: Pred, negated: bool },
-    Or { d: Pred, p: Pred, negated: bool },
+    Popc {
+        d: Slot,
+        p: Pred,
+        negated: bool,
+    },
+    And {
+        d: Pred,
+        p: Pred,
+        negated: bool,
+    },
+    Or {
+        d: Pred,
+        p: Pred,
+        negated: bool,
+    },
 }
 
 pub fn lower(instruction: &Instruction, to: &mut Lowering) -> Result<Option<Op>, Refusal> {
@@ -113,7 +125,8 @@ fn lower_indexed(instruction: &Instruction, to: &mut Lowering) -> Result<Op, Ref
 }
 
 fn lower_call(instruction: &Instruction, to: &mut Lowering) -> Result<Call, Refusal> {
-    let [Operand::List(returns), callee, Operand::List(params), ..] = instruction.operands.as_slice()
+    let [Operand::List(returns), callee, Operand::List(params), ..] =
+        instruction.operands.as_slice()
     else {
         return Err(Refusal::form(instruction, "lists of results and parameters are wanted"));
     };
@@ -179,7 +192,9 @@ fn lower_fence(instruction: &Instruction) -> Result<Op, Refusal> {
     let modifiers = instruction.modifiers.as_slice();
     let wide = match modifiers {
         ["cta"] | ["sc" | "acq_rel" | "acquire" | "release", "cta"] => false,
-        ["gl" | "sys"] | ["sc" | "acq_rel" | "acquire" | "release", "gpu" | "sys" | "cluster"] => true,
+        ["gl" | "sys"] | ["sc" | "acq_rel" | "acquire" | "release", "gpu" | "sys" | "cluster"] => {
+            true
+        }
         ["gpu" | "cluster"] => true,
         _ => return Err(Refusal::form(instruction, "this fence is not known")),
     };

@@ -90,7 +90,8 @@ pub fn lower(instruction: &Instruction, to: &mut Lowering) -> Result<Option<Op>,
 
 fn lower_mov(instruction: &Instruction, to: &mut Lowering) -> Result<Op, Refusal> {
     let form = |why| Refusal::form(instruction, why);
-    let ([ty], [dst, src]) = (instruction.modifiers.as_slice(), instruction.operands.as_slice()) else {
+    let ([ty], [dst, src]) = (instruction.modifiers.as_slice(), instruction.operands.as_slice())
+    else {
         return Err(form("one type and two operands are wanted"));
     };
     let ty = Type::from_name(ty).ok_or_else(|| form("not a type"))?;
@@ -139,7 +140,9 @@ fn lower_mov(instruction: &Instruction, to: &mut Lowering) -> Result<Op, Refusal
             let wide = ty.bytes() == 8;
             Ok(Op::Clock { d: to.dst(dst, ty)?, wide, high: *name == "%globaltimer_hi" })
         }
-        (_, Operand::Special("%gridid")) if ty.bytes() == 8 => Ok(Op::GridId { d: to.dst(dst, ty)? }),
+        (_, Operand::Special("%gridid")) if ty.bytes() == 8 => {
+            Ok(Op::GridId { d: to.dst(dst, ty)? })
+        }
         (_, Operand::Symbol { name, offset }) => {
             if let Symbol::Local(at) = to.symbol(name)? {
                 let offset = u32::try_from(i64::from(at) + offset)
@@ -152,7 +155,12 @@ fn lower_mov(instruction: &Instruction, to: &mut Lowering) -> Result<Op, Refusal
     }
 }
 
-fn lower_plain_mov(dst: &Operand, src: &Operand, ty: Type, to: &mut Lowering) -> Result<Op, Refusal> {
+fn lower_plain_mov(
+    dst: &Operand,
+    src: &Operand,
+    ty: Type,
+    to: &mut Lowering,
+) -> Result<Op, Refusal> {
     let (d, a) = (to.dst(dst, ty)?, to.src(src, ty)?);
     Ok(if ty.bytes() == 8 { Op::Move64 { d, a } } else { Op::Move32 { d, a } })
 }

@@ -122,8 +122,11 @@ impl Orderer<'_> {
         let mut head = self.count;
         let mut is_loop = false;
         for next in self.successors(block) {
-            let reaches =
-                if self.number[next] == 0 { self.visit(next, backwards) } else { self.number[next] };
+            let reaches = if self.number[next] == 0 {
+                self.visit(next, backwards)
+            } else {
+                self.number[next]
+            };
             if reaches <= head {
                 head = reaches;
                 is_loop = true;

@@ -50,7 +50,11 @@ pub struct Caller {
 pub enum Wait {
     Nothing,
     /// For a barrier to be completed: until its generation is another one.
-    Barrier { id: u8, generation: u32, kind: BarrierKind },
+    Barrier {
+        id: u8,
+        generation: u32,
+        kind: BarrierKind,
+    },
     /// For other lanes of its warp to arrive at the same instruction.
     Lanes,
 }
@@ -77,7 +81,15 @@ enum Flow {
 impl Strand {
     pub fn new(mask: u32) -> Strand {
         let frame = Frame { function: 0, slots: 0, predicates: 0, local: 0 };
-        Strand { pc: 0, mask, frame, callers: Vec::new(), wait: Wait::Nothing, entered: true, last: 0 }
+        Strand {
+            pc: 0,
+            mask,
+            frame,
+            callers: Vec::new(),
+            wait: Wait::Nothing,
+            entered: true,
+            last: 0,
+        }
     }
 
     fn can_run(&self) -> bool {
@@ -173,11 +185,7 @@ fn put_back(strand: Strand, warp: &mut State) {
     }
 }
 
-fn window<'w>(
-    frame: Frame,
-    slots: &'w mut [Lanes],
-    predicates: &'w mut [u32],
-) -> Registers<'w> {
+fn window<'w>(frame: Frame, slots: &'w mut [Lanes], predicates: &'w mut [u32]) -> Registers<'w> {
     Registers {
         slots: &mut slots[frame.slots as usize..],
         predicates: &mut predicates[frame.predicates as usize..],
@@ -239,7 +247,12 @@ fn fill(strand: &Strand, regs: &mut Registers, warp: &State, block: &block::Stat
     }
 }
 
-fn special_value(special: Special, warp: &State, block: &block::State, grid: &Grid) -> [u32; LANES] {
+fn special_value(
+    special: Special,
+    warp: &State,
+    block: &block::State,
+    grid: &Grid,
+) -> [u32; LANES] {
     let axis = |axis: u8| usize::from(axis);
     let lane = |f: &dyn Fn(u32) -> u32| std::array::from_fn(|i| f(i as u32));
     match special {
@@ -298,10 +311,7 @@ fn run_frame(
         macro_rules! exec {
             () => {
                 Exec {
-                    regs: Registers {
-                        slots: &mut *regs.slots,
-                        predicates: &mut *regs.predicates,
-                    },
+                    regs: Registers { slots: &mut *regs.slots, predicates: &mut *regs.predicates },
                     mask,
                     warp: &mut *warp,
                     block: &mut *block,
@@ -368,12 +378,21 @@ fn limit(strand: &Strand, warp: &State) -> u32 {
     }
     let depth = strand.callers.len();
     let peers = warp.strands.iter().filter(|other| other.can_run() && other.callers.len() >= depth);
-    peers.map(|other| if other.callers.len() > depth { 0 } else { other.pc }).min().unwrap_or(u32::MAX)
+    peers
+        .map(|other| if other.callers.len() > depth { 0 } else { other.pc })
+        .min()
+        .unwrap_or(u32::MAX)
 }
 
 /// Whether the lanes that a `.sync` instruction asks for are here. If not, the strand waits for them;
 /// lanes that its guard holds back go on without it.
-fn arrive(strand: &mut Strand, regs: &Registers, warp: &mut State, mask: u32, members: Members) -> bool {
+fn arrive(
+    strand: &mut Strand,
+    regs: &Registers,
+    warp: &mut State,
+    mask: u32,
+    members: Members,
+) -> bool {
     let needed = match members {
         Members::None => return true,
         Members::All => warp.live,
@@ -404,7 +423,9 @@ fn control(op: &control::Op, strand: &mut Strand, exec: &mut Exec) -> Result<Flo
     let mask = exec.mask;
     match op {
         control::Op::Branch { target } => Ok(branch(strand, exec.warp, mask, *target)),
-        control::Op::BranchIndexed { index, targets } => branch_indexed(strand, exec, *index, targets),
+        control::Op::BranchIndexed { index, targets } => {
+            branch_indexed(strand, exec, *index, targets)
+        }
         control::Op::Call(call) => enter(call, strand, exec),
         control::Op::Ret if !strand.callers.is_empty() => {
             leave_behind(strand, exec.warp, mask);
@@ -492,7 +513,8 @@ fn branch_indexed(
 /// A call: the lanes that make it get a frame above the caller's.
 fn enter(call: &control::Call, strand: &mut Strand, exec: &mut Exec) -> Result<Flow, Fault> {
     let mask = exec.mask;
-    let fault = |lane: usize, detail: String| Fault { kind: Kind::IllegalInstruction, lane, detail };
+    let fault =
+        |lane: usize, detail: String| Fault { kind: Kind::IllegalInstruction, lane, detail };
     let program = exec.grid.program;
     let (number, callees) = match call.target {
         Target::Vprintf => {
@@ -509,8 +531,9 @@ fn enter(call: &control::Call, strand: &mut Strand, exec: &mut Exec) -> Result<F
                 .filter(|lane| pointers[*lane] == pointers[first])
                 .fold(0, |same, lane| same | 1 << lane);
             let number = pointers[first].wrapping_sub(FUNCTION_WINDOW);
-            let number = u32::try_from(number)
-                .map_err(|_| fault(first, format!("call of {:#x}: no function", pointers[first])))?;
+            let number = u32::try_from(number).map_err(|_| {
+                fault(first, format!("call of {:#x}: no function", pointers[first]))
+            })?;
             (number, same)
         }
     };
@@ -519,7 +542,10 @@ fn enter(call: &control::Call, strand: &mut Strand, exec: &mut Exec) -> Result<F
     let index = index.ok_or_else(|| fault(lane, format!("call of function {number}: unknown")))?;
     let callee = &program.functions[index as usize];
     if callee.params.len() != call.params.len() || callee.returns.len() != call.returns.len() {
-        return Err(fault(lane, format!("call of {} with other parameters than it has", callee.name)));
+        return Err(fault(
+            lane,
+            format!("call of {} with other parameters than it has", callee.name),
+        ));
     }
     if strand.callers.len() >= MAX_DEPTH {
         return Err(fault(lane, format!("call of {}: {MAX_DEPTH} calls deep", callee.name)));
