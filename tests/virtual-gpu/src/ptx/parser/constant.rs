@@ -12,36 +12,43 @@ pub(super) enum Constant {
 }
 
 impl<'a> Parser<'a> {
-    /// A constant with its sign, or an expression in parentheses: what can stand as an operand.
+    /// A constant expression: operators, `?:` last.
     pub(super) fn constant(&mut self) -> Result<Constant> {
-        self.unary()
-    }
-
-    /// An integer constant.
-    pub(super) fn integer(&mut self) -> Result<u64> {
-        let (start, line) = (self.start, self.line);
-        match self.constant()? {
-            Constant::Int { value, .. } => Ok(value),
-            _ => Err(self.error_at(start, line, "an integer")),
-        }
-    }
-
-    /// A whole expression: operators, `?:` last.
-    pub(super) fn expression(&mut self) -> Result<Constant> {
         self.descend()?;
         let condition = self.binary(0)?;
         let result = if self.is(b'?') {
             let chosen = self.truth(condition)?;
             self.advance();
-            let yes = self.expression()?;
+            let yes = self.constant()?;
             self.expect(b':')?;
-            let no = self.expression()?;
+            let no = self.constant()?;
             if chosen { yes } else { no }
         } else {
             condition
         };
         self.ascend();
         Ok(result)
+    }
+
+    /// An integer constant expression.
+    pub(super) fn integer(&mut self) -> Result<u64> {
+        let (start, line) = (self.start, self.line);
+        let constant = self.constant()?;
+        self.as_integer(constant, start, line)
+    }
+
+    /// What can stand behind the `+` of an offset: a product at most, so that `+4-2` is two of them.
+    pub(super) fn term(&mut self) -> Result<u64> {
+        let (start, line) = (self.start, self.line);
+        let constant = self.binary(10)?;
+        self.as_integer(constant, start, line)
+    }
+
+    fn as_integer(&self, constant: Constant, start: usize, line: u32) -> Result<u64> {
+        match constant {
+            Constant::Int { value, .. } => Ok(value),
+            _ => Err(self.error_at(start, line, "an integer")),
+        }
     }
 
     fn truth(&self, constant: Constant) -> Result<bool> {
@@ -83,7 +90,7 @@ impl<'a> Parser<'a> {
             Token::F64(bits) => Constant::F64(bits),
             Token::Mark(b'(') => {
                 self.advance();
-                let inner = self.expression()?;
+                let inner = self.constant()?;
                 self.expect(b')')?;
                 return Ok(inner);
             }

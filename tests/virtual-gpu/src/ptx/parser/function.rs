@@ -30,7 +30,7 @@ impl<'a> Parser<'a> {
         for (parameter, element) in returns.iter().chain(&params) {
             let Cow::Borrowed(name) = parameter.name else { continue };
             if self.names.declare_variable(name, *element, false).is_none() {
-                return self.fail(format!("one parameter `{name}`"));
+                return self.fail(format!("two parameters of different names, not two `{name}`"));
             }
         }
         let strip = |list: Vec<(Variable<'a>, u32)>| list.into_iter().map(|(v, _)| v).collect();

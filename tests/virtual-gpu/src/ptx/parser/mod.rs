@@ -11,6 +11,10 @@ mod operand;
 mod statement;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_errors;
+#[cfg(test)]
+mod tests_variables;
 mod variable;
 
 use std::collections::HashMap;
@@ -55,7 +59,6 @@ struct Parser<'a> {
     /// the bytes of an element.
     functions: HashMap<&'a str, usize>,
     variables: HashMap<&'a str, u32>,
-    /// `.alias name, function`, and the line.
     names: Names<'a>,
     nesting: usize,
     /// What is left of the registers and padding that a text of this length may ask for.
@@ -318,6 +321,10 @@ impl<'a> Parser<'a> {
         };
         for (mut variable, element) in self.variables(space)? {
             variable.linkage = linkage;
+            if linkage == Linkage::Extern && variable.size == Some(0) {
+                // `.extern .shared .b8 name[0]` says the same as `name[]`.
+                variable.size = None;
+            }
             let std::borrow::Cow::Borrowed(name) = variable.name else { continue };
             if self.functions.contains_key(name) {
                 return self.fail(format!("`{name}` once, not as a function and a variable"));

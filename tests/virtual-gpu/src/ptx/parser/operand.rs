@@ -122,7 +122,7 @@ impl<'a> Parser<'a> {
         let mut offset = 0u64;
         while let Token::Mark(sign @ (b'+' | b'-')) = self.token {
             self.advance();
-            let value = self.integer()?;
+            let value = self.term()?;
             offset = match sign {
                 b'+' => offset.wrapping_add(value),
                 _ => offset.wrapping_sub(value),

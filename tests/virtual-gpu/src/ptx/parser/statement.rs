@@ -202,7 +202,9 @@ impl<'a> Parser<'a> {
                 }
             }
         };
-        self.expect(b';')?;
+        if !self.take(b';') {
+            return self.fail("`;` behind the instruction");
+        }
         let instruction = Instruction { guard, name, modifiers, operands, line, location };
         body.statements.push(Statement::Instruction(instruction));
         Ok(())

@@ -21,18 +21,18 @@ impl<'a> Parser<'a> {
         let form = self.form()?;
         let mut variables = Vec::new();
         loop {
-            let mut variable = self.declarator(space, &form)?;
-            let dimensions = variable.1;
+            let (mut variable, dimensions) = self.declarator(space, &form)?;
             if self.take(b'=') {
                 if space == Space::Param {
                     return self.fail("a parameter without a value");
                 }
-                let items = self.initialiser(&form, &dimensions, &mut variable.0.init)?;
-                if variable.0.size.is_none() {
-                    variable.0.size = self.bytes_of(&form, &[items], &dimensions[1..])?.into();
+                let open = variable.size.is_none();
+                let items = self.initialiser(&form, &dimensions, open, &mut variable.init)?;
+                if open {
+                    variable.size = Some(self.bytes_of(&form, &[items], &dimensions[1..])?);
                 }
             }
-            variables.push((variable.0, form.ty.bytes()));
+            variables.push((variable, form.ty.bytes()));
             if !self.take(b',') {
                 break;
             }
@@ -165,11 +165,12 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// What stands behind `=`. Returns how many items the outermost list has.
+    /// What stands behind `=`; `open` for `name[] =`. Returns how many items the outermost list has.
     fn initialiser(
         &mut self,
         form: &Form,
         dimensions: &[u64],
+        open: bool,
         init: &mut Vec<Initialiser<'a>>,
     ) -> Result<u64> {
         let mut levels = dimensions.to_vec();
@@ -182,7 +183,7 @@ impl<'a> Parser<'a> {
                 self.value(&mut values)?;
                 1
             }
-            false => self.values(&levels, dimensions.first() == Some(&0), &mut values)?,
+            false => self.values(&levels, open, &mut values)?,
         };
         match values.mask {
             None => Ok(items),
