@@ -8,6 +8,7 @@
 //! - `exec`: for arithmetic `exec(&Op, &mut Registers, mask)`, which cannot fail; for what touches memory
 //!   or other lanes `exec(&Op, &mut Exec) -> Result<(), Fault>`.
 
+pub mod arith;
 pub mod block;
 pub mod builtin;
 pub mod compare;
