@@ -3,6 +3,7 @@
 use super::registers::Lanes;
 use super::strand::{self, Progress, Wait};
 use super::{Fault, Grid, warp};
+use crate::memory::Lookup;
 use crate::watch::Kind;
 use crate::watch::race::BlockWatch;
 
@@ -19,6 +20,8 @@ pub struct State {
     /// The block's shared memory, 64-byte aligned (every `Lanes` is 128 bytes of it).
     pub shared: Vec<Lanes>,
     pub watch: BlockWatch,
+    /// Which allocations the instructions last used.
+    pub lookup: Lookup,
     /// The 16 named barriers.
     pub barriers: [Barrier; 16],
     /// Threads that have not exited.
