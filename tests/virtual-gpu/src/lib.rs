@@ -3,6 +3,7 @@
 //! Built as a `cdylib` it is a `libcuda.so` (see `run`); as a library it is the same machine without
 //! the driver's C interface, for tests that want a kernel's values and findings at first hand.
 
+mod driver;
 pub mod fatbin;
 pub mod gpu;
 mod load;
