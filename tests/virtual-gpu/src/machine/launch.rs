@@ -99,7 +99,7 @@ fn slice(
         }
         // With a seed turns are short and uneven, so that warps meet each other at many places.
         let fuel = match &mut random {
-            Some(random) => 1 + random.next() % 64,
+            Some(random) => 1 + random.draw() % 64,
             None => WARP_TURN,
         };
         let (done, executed) = block.step(grid, fuel, random.as_deref_mut())?;
@@ -121,8 +121,8 @@ impl Order {
     fn new(blocks: u64, seed: Option<u64>) -> Order {
         let Some(seed) = seed else { return Order { blocks, first: 0, stride: 1 } };
         let mut random = Random::new(seed);
-        let first = random.next() % blocks.max(1);
-        let mut stride = random.next() % blocks.max(1) | 1;
+        let first = random.draw() % blocks.max(1);
+        let mut stride = (random.draw() % blocks.max(1)) | 1;
         while gcd(stride, blocks) != 1 {
             stride += 2;
         }

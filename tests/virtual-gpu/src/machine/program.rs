@@ -101,6 +101,7 @@ impl super::Grid<'_> {
             place: self.place(at),
             other: other.map(|spot| self.place(spot)),
             detail,
+            count: 1,
         }
     }
 

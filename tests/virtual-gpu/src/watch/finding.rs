@@ -61,6 +61,8 @@ pub struct Finding {
     pub other: Option<Place>,
     /// What was done, with which bytes: `write of 4 bytes at 0x… , 16 past the end of the 1024 bytes at 0x…`.
     pub detail: String,
+    /// How often it happened, in how many threads, in the launch: the places are of the first.
+    pub count: u64,
 }
 
 impl fmt::Display for Place {
@@ -84,22 +86,57 @@ impl fmt::Display for Finding {
     }
 }
 
-/// The findings of one launch, one for each kind and PTX line; shared by the threads that run its blocks.
+/// What makes a finding the same as another: kind and lines. Of those the first block's is kept, in the
+/// order of the grid, whichever ran first.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    pub kind: Kind,
+    pub line: u32,
+    /// The other thread's line, 0 without one.
+    pub other: u32,
+    pub block: [u32; 3],
+}
+
+/// The findings of one launch, one for each kind and pair of lines; shared by the threads that run its blocks.
 #[derive(Debug, Default)]
 pub struct Log {
     findings: Mutex<Vec<Finding>>,
+    /// What is remembered of device memory between launches.
+    pub shadow: super::global::Shadow,
 }
 
 impl Log {
     pub fn report(&self, finding: Finding) {
+        let key = Key {
+            kind: finding.kind,
+            line: finding.place.ptx_line,
+            other: finding.other.as_ref().map_or(0, |other| other.ptx_line),
+            block: finding.place.block,
+        };
+        self.report_as(key, || finding);
+    }
+
+    /// `report` for what may come a million times: the finding is only made where it is new.
+    pub fn report_as(&self, key: Key, make: impl FnOnce() -> Finding) {
         let mut findings = self.findings.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let known =
-            |f: &Finding| f.kind == finding.kind && f.place.ptx_line == finding.place.ptx_line;
-        if !findings.iter().any(known) {
-            findings.push(finding);
+        let known = findings.iter_mut().find(|f| {
+            (f.kind, f.place.ptx_line) == (key.kind, key.line)
+                && f.other.as_ref().map_or(0, |other| other.ptx_line) == key.other
+        });
+        let order = |[x, y, z]: [u32; 3]| [z, y, x];
+        match known {
+            Some(known) => {
+                let count = known.count + 1;
+                if order(key.block) < order(known.place.block) {
+                    *known = make();
+                }
+                known.count = count;
+            }
+            None => findings.push(make()),
         }
     }
 
+    /// All findings so far; the log is empty after.
     pub fn take(&self) -> Vec<Finding> {
         std::mem::take(&mut *self.findings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }

@@ -1,7 +1,12 @@
 //! Who touched which byte since the last barrier: races, unwaited copies, unwritten shared memory.
 
+use super::clocks::Clocks;
+use super::finding::Key;
+use super::shared::{self, Hit};
 use crate::machine::Grid;
-use crate::machine::registers::W64;
+use crate::machine::registers::{LANES, W64};
+use crate::machine::warp::Spot;
+use crate::watch::Kind;
 
 /// One access of a warp, as `machine/memory` tells it before it is carried out.
 pub struct Access<'a> {
@@ -35,31 +40,123 @@ pub enum How {
     AsyncWrite,
 }
 
+impl How {
+    fn verb(self) -> &'static str {
+        match self {
+            How::Read => "read",
+            How::Write => "write",
+            How::Atomic => "atomic access",
+            How::AsyncWrite => "asynchronous write",
+        }
+    }
+}
+
 /// What the watchman knows of the running block.
 #[derive(Debug, Default)]
-pub struct BlockWatch {}
+pub struct BlockWatch {
+    block: [u32; 3],
+    clocks: Clocks,
+    shared: shared::Shadow,
+    hits: Vec<Hit>,
+}
 
 impl BlockWatch {
     /// A new block starts with unwritten shared memory and nothing touched.
-    pub fn begin(&mut self, _grid: &Grid, _block: [u32; 3]) {}
+    pub fn begin(&mut self, grid: &Grid, block: [u32; 3]) {
+        let threads = grid.block_dim.iter().product::<u32>() as usize;
+        let goes_on = self.clocks.begin(threads.div_ceil(LANES));
+        self.shared.begin(grid.shared_bytes, grid.launch, !goes_on);
+        self.block = block;
+    }
 
     /// A barrier was completed by these warps (bit w of `warps`): what they did before it is ordered
     /// before what they do after it.
-    pub fn barrier(&mut self, _warps: u32) {}
+    pub fn barrier(&mut self, warps: u32) {
+        self.clocks.barrier(warps);
+    }
 
     /// `bar.warp.sync` ordered these lanes of a warp.
-    pub fn warp_sync(&mut self, _warp: u32, _lanes: u32) {}
+    pub fn warp_sync(&mut self, warp: u32, _lanes: u32) {
+        self.clocks.warp_sync(warp as usize);
+    }
 
     /// A fence (`fence`, `membar`) of device or system scope by these lanes. An access with release
     /// semantics calls it before the access.
-    pub fn fence(&mut self, _warp: u32, _lanes: u32) {}
+    pub fn fence(&mut self, warp: u32, _lanes: u32) {
+        self.clocks.fence(warp as usize);
+    }
+
+    /// The last thread of a warp has exited.
+    pub fn exit(&mut self, warp: u32) {
+        self.clocks.exit(warp as usize);
+    }
 
     /// An access to shared memory, within its bounds. What is wrong with it goes to the grid's log.
-    pub fn shared(&mut self, _grid: &Grid, _access: &Access) {}
+    pub fn shared(&mut self, grid: &Grid, access: &Access) {
+        self.shared.access(&mut self.clocks, access, &mut self.hits);
+        if !self.hits.is_empty() {
+            self.report(grid, access, |at| format!("shared offset {at:#x}"));
+        }
+    }
 
     /// An access to global memory, within an allocation. What is wrong with it goes to the grid's log.
     pub fn global(&mut self, _grid: &Grid, _access: &Access) {}
 
     /// The asynchronous writes of these bytes by this thread are complete and visible to it.
-    pub fn async_done(&mut self, _warp: u32, _lane: usize, _offset: u32, _bytes: u32) {}
+    pub fn async_done(&mut self, warp: u32, lane: usize, offset: u32, bytes: u32) {
+        let thread = warp * LANES as u32 + lane as u32;
+        self.shared.async_done(self.clocks.epoch(warp as usize), thread, offset, bytes);
+    }
+
+    #[cold]
+    fn report(&mut self, grid: &Grid, access: &Access, name: impl Fn(u64) -> String) {
+        for hit in self.hits.drain(..) {
+            let line = |pc: u32| grid.program.lines.get(pc as usize).map_or(0, |line| line.0);
+            let key = Key {
+                kind: hit.kind,
+                line: line(access.pc),
+                other: hit.other.map_or(0, |other| line(other.pc)),
+                block: self.block,
+            };
+            grid.log.report_as(key, || {
+                let me = access.warp * LANES as u32 + hit.lane as u32;
+                let spot =
+                    |block, thread, pc| Spot { block, thread: place(thread, grid.block_dim), pc };
+                let other = hit.other.map(|other| {
+                    let block = if hit.kind == Kind::CrossBlockRace {
+                        place_in(other.block, grid.grid_dim)
+                    } else {
+                        self.block
+                    };
+                    spot(block, other.thread, other.pc)
+                });
+                let mut detail =
+                    format!("{} of {} bytes at {}", access.how.verb(), access.bytes, name(hit.at));
+                match (hit.kind, hit.other) {
+                    (Kind::AsyncNotWaited, _) => {
+                        detail.push_str(", into which an asynchronous copy is under way")
+                    }
+                    (_, Some(other)) if other.at_once => {
+                        detail.push_str(
+                            ", which another lane of the same instruction writes, something else",
+                        );
+                    }
+                    (_, Some(other)) if other.wrote => detail.push_str(", which the other wrote"),
+                    (_, Some(_)) => detail.push_str(", which the other read"),
+                    (_, None) => detail.push_str(", which nothing has written"),
+                }
+                grid.finding(hit.kind, spot(self.block, me, access.pc), other, detail)
+            });
+        }
+    }
+}
+
+/// Index in its block of a thread with this number.
+fn place(thread: u32, dim: [u32; 3]) -> [u32; 3] {
+    place_in(u64::from(thread), dim)
+}
+
+fn place_in(number: u64, [x, y, _]: [u32; 3]) -> [u32; 3] {
+    let (x, y) = (u64::from(x), u64::from(y));
+    [number % x, number / x % y, number / (x * y)].map(|i| i as u32)
 }

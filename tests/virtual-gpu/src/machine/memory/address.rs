@@ -368,7 +368,7 @@ fn mark(exec: &Exec, part: &Part, width: u32, act: Act) {
     }
 }
 
-fn uninitialised(exec: &Exec, lane: usize, address: u64, width: u32, act: Act) {
+pub fn uninitialised(exec: &Exec, lane: usize, address: u64, width: u32, act: Act) {
     let near = match exec.grid.memory.region(address, 1) {
         Ok(region) => format!(
             ", {} bytes into the {} bytes at {:#x} (allocation {})",

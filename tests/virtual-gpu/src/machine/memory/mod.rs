@@ -1,6 +1,8 @@
 //! Loads, stores, atomics, asynchronous copies, in every state space.
 
 mod address;
+mod atom;
+mod copy;
 mod decode;
 mod elements;
 mod load;
@@ -14,11 +16,15 @@ use super::registers::Slot;
 use super::{Exec, Fault, Members};
 use crate::ptx::ast::{Instruction, Type};
 
+pub use copy::Pending;
+
 /// The instructions of PTX manual sections 9.7.9 (data movement) and 9.7.13 (atomics).
 #[derive(Debug, Clone)]
 pub enum Op {
     Load(load::Load),
     Store(store::Store),
+    Atom(atom::Atom),
+    Copy(copy::Op),
     /// `createpolicy`: hints have no effect here, so any value will do.
     Policy(Slot),
     /// `prefetch`, `applypriority`, `discard`: hints to caches.
@@ -29,6 +35,8 @@ pub fn lower(instruction: &Instruction, to: &mut Lowering) -> Result<Option<Op>,
     Ok(Some(match instruction.name {
         "ld" | "ldu" => Op::Load(load::lower(instruction, to)?),
         "st" => Op::Store(store::lower(instruction, to)?),
+        "atom" | "red" => Op::Atom(atom::lower(instruction, to)?),
+        "cp" => Op::Copy(copy::lower(instruction, to)?),
         "createpolicy" => match instruction.operands.first() {
             Some(policy) => Op::Policy(to.dst(policy, Type::B64)?),
             None => return Err(Refusal::form(instruction, "it has no destination")),
@@ -47,6 +55,8 @@ pub fn exec(op: &Op, exec: &mut Exec) -> Result<(), Fault> {
     match op {
         Op::Load(op) => load::exec(op, exec),
         Op::Store(op) => store::exec(op, exec),
+        Op::Atom(op) => atom::exec(op, exec),
+        Op::Copy(op) => copy::exec(op, exec),
         Op::Policy(slot) => {
             let mask = exec.mask;
             exec.regs.set64(*slot, mask, &[0; 32]);
@@ -55,7 +65,3 @@ pub fn exec(op: &Op, exec: &mut Exec) -> Result<(), Fault> {
         Op::Hint => Ok(()),
     }
 }
-
-/// The asynchronous copies of a warp's lanes that were not waited for.
-#[derive(Debug, Default)]
-pub struct Pending {}

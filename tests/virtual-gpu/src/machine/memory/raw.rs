@@ -39,3 +39,63 @@ pub unsafe fn store<const S: usize>(at: *mut u8, value: u64) {
         }
     }
 }
+
+/// Adds to `S` (4 or 8) bytes, wrapping, and returns what they were.
+///
+/// # Safety
+/// As for `store`.
+#[inline(always)]
+pub unsafe fn add<const S: usize>(at: *mut u8, value: u64) -> u64 {
+    // SAFETY: as in `store`.
+    unsafe {
+        match S {
+            4 => u64::from(AtomicU32::from_ptr(at.cast()).fetch_add(value as u32, Relaxed)),
+            _ => AtomicU64::from_ptr(at.cast()).fetch_add(value, Relaxed),
+        }
+    }
+}
+
+/// Replaces `S` (2, 4 or 8) bytes by `f` of them, atomically, and returns what they were.
+///
+/// # Safety
+/// As for `store`.
+#[inline(always)]
+pub unsafe fn update<const S: usize>(at: *mut u8, mut f: impl FnMut(u64) -> u64) -> u64 {
+    // SAFETY: as in `store`.
+    unsafe {
+        match S {
+            2 => {
+                let cell = AtomicU16::from_ptr(at.cast());
+                let mut old = cell.load(Relaxed);
+                loop {
+                    let new = f(u64::from(old)) as u16;
+                    match cell.compare_exchange_weak(old, new, Relaxed, Relaxed) {
+                        Ok(_) => return u64::from(old),
+                        Err(seen) => old = seen,
+                    }
+                }
+            }
+            4 => {
+                let cell = AtomicU32::from_ptr(at.cast());
+                let mut old = cell.load(Relaxed);
+                loop {
+                    let new = f(u64::from(old)) as u32;
+                    match cell.compare_exchange_weak(old, new, Relaxed, Relaxed) {
+                        Ok(_) => return u64::from(old),
+                        Err(seen) => old = seen,
+                    }
+                }
+            }
+            _ => {
+                let cell = AtomicU64::from_ptr(at.cast());
+                let mut old = cell.load(Relaxed);
+                loop {
+                    match cell.compare_exchange_weak(old, f(old), Relaxed, Relaxed) {
+                        Ok(_) => return old,
+                        Err(seen) => old = seen,
+                    }
+                }
+            }
+        }
+    }
+}

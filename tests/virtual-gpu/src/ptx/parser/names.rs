@@ -55,8 +55,8 @@ pub(super) struct Names<'a> {
     pub registers: Vec<Register>,
     ranges: Vec<Range<'a>>,
     single: HashMap<&'a str, Entry<'a>>,
-    /// How many of `single` end in a digit: only those can hide a register of a range.
-    single_digits: usize,
+    /// How many of `single` look like `%r1`: where there are none, none hides one of a range.
+    like_registers: usize,
     /// What entries of `single` hid, in the order in which they did.
     hidden: Vec<(&'a str, Option<Entry<'a>>)>,
     scopes: Vec<Scope<'a>>,
@@ -86,10 +86,10 @@ impl<'a> Names<'a> {
         let Some(scope) = self.scopes.pop() else { return };
         self.ranges.truncate(scope.ranges);
         for (name, entry) in self.hidden.drain(scope.hidden..).rev() {
-            self.single_digits -= ends_in_digit(name) as usize;
+            self.like_registers -= looks_like_register(name) as usize;
             match entry {
                 Some(entry) => {
-                    self.single_digits += ends_in_digit(name) as usize;
+                    self.like_registers += looks_like_register(name) as usize;
                     self.single.insert(name, entry)
                 }
                 None => self.single.remove(name),
@@ -184,7 +184,7 @@ impl<'a> Names<'a> {
         }
         let hidden = self.single.insert(name, Entry { meaning, depth });
         if hidden.is_none() {
-            self.single_digits += ends_in_digit(name) as usize;
+            self.like_registers += looks_like_register(name) as usize;
         }
         self.hidden.push((name, hidden));
         Some(())
@@ -208,7 +208,8 @@ impl<'a> Names<'a> {
     pub fn find(&self, name: &str) -> Option<Meaning<'a>> {
         let ranged = self.find_in_ranges(name);
         if let Some((register, _)) = ranged
-            && self.single_digits == 0
+            && self.like_registers == 0
+            && looks_like_register(name)
         {
             return Some(Meaning::Register { first: register, width: 1 });
         }
@@ -245,8 +246,8 @@ impl<'a> Names<'a> {
     }
 }
 
-fn ends_in_digit(name: &str) -> bool {
-    name.as_bytes().last().is_some_and(u8::is_ascii_digit)
+fn looks_like_register(name: &str) -> bool {
+    name.starts_with('%') && name.as_bytes().last().is_some_and(u8::is_ascii_digit)
 }
 
 fn push_decimal(name: &mut String, n: u32) {

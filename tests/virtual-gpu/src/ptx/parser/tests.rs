@@ -102,6 +102,16 @@ fn registers_of_ranges_lists_and_vectors() {
     assert_eq!(i[0].operands, [v.clone(), Vector(vec![Reg(46), Reg(43), Sink, Reg(31)])]);
     assert_eq!(i[1].operands, [Reg(30), v]);
     assert_eq!(b.registers[9].name, "%r9");
+    // A name that hides one of a range, whatever it begins with.
+    let b = body(".reg .b32 x<4>; { .reg .b32 x2; mov.b32 x2, x1; } mov.b32 x2, x3;");
+    assert_eq!(instructions(&b)[0].operands, [Reg(44), Reg(41)]);
+    assert_eq!(instructions(&b)[1].operands, [Reg(42), Reg(43)]);
+    let b = body(
+        "{ .reg .b32 %r1; { .reg .b32 %r1; mov.b32 %r1, %r2; } mov.b32 %r1, %r3; } mov.b32 %r1, 1;",
+    );
+    assert_eq!(instructions(&b)[0].operands, [Reg(41), Reg(2)]);
+    assert_eq!(instructions(&b)[1].operands, [Reg(40), Reg(3)]);
+    assert_eq!(instructions(&b)[2].operands, [Reg(1), Int(1)]);
     // Ranges whose prefixes overlap, names in digits, and more than nine of them.
     let b = body(".reg .b32 %r1<13>, %q<102>; mov.b32 %r112, %q101; mov.b32 %r9, %q10;");
     assert_eq!(b.registers[52].name, "%r112");
