@@ -1,9 +1,9 @@
 //! Loads, stores, atomics, asynchronous copies, in every state space.
 
-mod address;
+pub mod address;
 mod atom;
 mod copy;
-mod decode;
+pub mod decode;
 mod elements;
 mod load;
 mod raw;
