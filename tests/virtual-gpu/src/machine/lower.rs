@@ -73,6 +73,7 @@ pub struct Lowering<'a> {
     locals: HashMap<String, (u32, u32)>,
     constants: HashMap<(u64, bool), Slot>,
     specials: HashMap<Special, Slot>,
+    carry: Option<Pred>,
     next_slot: u32,
     next_pred: u32,
 }
@@ -87,6 +88,7 @@ impl<'a> Lowering<'a> {
             locals: HashMap::new(),
             constants: HashMap::new(),
             specials: HashMap::new(),
+            carry: None,
             next_slot: 0,
             next_pred: 0,
         }
@@ -283,6 +285,13 @@ impl<'a> Lowering<'a> {
     pub fn fresh_pred(&mut self) -> Pred {
         self.next_pred += 1;
         Pred(self.next_pred - 1)
+    }
+
+    /// The predicate that is the carry flag of extended-precision arithmetic, one for the whole function.
+    pub fn carry(&mut self) -> Pred {
+        let pred = self.carry.unwrap_or_else(|| self.fresh_pred());
+        self.carry = Some(pred);
+        pred
     }
 
     fn slot(&mut self, register: u32, ty: Type) -> Result<Slot, Refusal> {
