@@ -51,7 +51,10 @@ pub fn run(request: &Request) -> Result<Vec<PathBuf>, Error> {
     if stale.is_empty() { Ok(done) } else { Err(Error::Stale { stale }) }
 }
 
-/// Every source whose PTX is checked in.
+/// Every source whose PTX is checked in and is NVRTC's.
+///
+/// Beside some sources lies PTX that is named after its compiler, `x.nvcc-13.5.ptx` for `x.cu`: it
+/// shows what that compiler writes, and is kept as it came.
 ///
 /// # Errors
 /// A folder that can't be listed.
@@ -60,6 +63,15 @@ pub fn all() -> Result<Vec<PathBuf>, Error> {
     for folder in ["kernels", "tests/virtual-gpu/tests"] {
         walk(&crate::root().join(folder), &mut found)?;
     }
+    let names: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
+    found.retain(|path| {
+        let named = format!("{}.", path.with_extension("").display());
+        let kept = |name: &String| {
+            name.strip_prefix(&named)
+                .is_some_and(|rest| rest.ends_with(".ptx") && rest.contains('-'))
+        };
+        path.extension().is_some_and(|extension| extension == "cu") && !names.iter().any(kept)
+    });
     found.sort();
     Ok(found)
 }
@@ -72,7 +84,7 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), Error> {
         let path = entry.map_err(Error::io("listing", folder))?.path();
         if path.is_dir() {
             walk(&path, found)?;
-        } else if path.extension().is_some_and(|extension| extension == "cu") {
+        } else {
             found.push(path);
         }
     }

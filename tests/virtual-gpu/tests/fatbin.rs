@@ -1,6 +1,6 @@
 //! PTX out of fat binaries that NVIDIA's own `fatbinary` 13.5 wrote, and out of broken ones.
 //!
-//! `fatbin/twice.ptx` is what went in (nvcc 13.5 of twice.cu); `--compress=false` made stored.fatbin,
+//! `fatbin/twice.nvcc-13.5.ptx` is what went in (nvcc 13.5 of twice.cu); `--compress=false` made stored.fatbin,
 //! `--compress-mode=speed` with `--ident` and `--cmdline` lz4.fatbin, `--compress-all` the two with
 //! cubins, `--concat` concatenated.fatbin.
 
@@ -15,7 +15,7 @@ const CONCATENATED: &[u8] = include_bytes!("fatbin/concatenated.fatbin");
 
 /// What went in, without comments and tabs: `fatbinary` takes them out.
 fn twice() -> String {
-    let lines = include_str!("fatbin/twice.ptx").lines();
+    let lines = include_str!("fatbin/twice.nvcc-13.5.ptx").lines();
     lines
         .map(|line| line.split("//").next().unwrap_or(""))
         .collect::<Vec<_>>()
