@@ -16,6 +16,7 @@ pub mod control;
 pub mod convert;
 pub mod data;
 pub mod float;
+mod flow;
 pub mod integer;
 pub mod launch;
 pub mod layout;
