@@ -90,9 +90,9 @@ fn parameters_of_all_sizes_both_ways() {
             }
             let mut len = 33_usize;
             let mut extra: [*mut c_void; 5] = [
-                1 as *mut c_void,
+                std::ptr::without_provenance_mut(1),
                 buffer.as_mut_ptr().cast(),
-                2 as *mut c_void,
+                std::ptr::without_provenance_mut(2),
                 (&raw mut len).cast(),
                 std::ptr::null_mut(),
             ];
@@ -104,7 +104,7 @@ fn parameters_of_all_sizes_both_ways() {
             ok(by_buffer(&mut extra));
             ok(sys::cuMemcpyDtoH_v2(got.as_mut_ptr().cast(), memory, 20));
             assert_eq!(got, want);
-            len = 32;
+            *extra[3].cast::<usize>() = 32;
             assert_eq!(by_buffer(&mut extra), CUresult::CUDA_ERROR_INVALID_VALUE);
             // Neither.
             let (stream, none) = (std::ptr::null_mut(), std::ptr::null_mut());
