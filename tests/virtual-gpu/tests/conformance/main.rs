@@ -3,6 +3,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod atomics;
 mod control;
-mod memory;
+mod gemm;
+mod ldmatrix;
+mod mma;
+mod warp;

@@ -223,7 +223,7 @@ fn dimensions(
 ) -> Option<(usize, usize)> {
     use Accumulator::{F16, F32, F64, S32};
     let known: &[(&str, usize, usize)] = match multiply {
-        Multiply::Float(Float::F16, Float::F16) if matches!((c, d), (F16 | F32, F16 | F32)) => {
+        Multiply::Float(Float::F16, Float::F16) if matches!((c, d), (F16, F16) | (F32, F32)) => {
             &[("m16n8k8", 16, 8), ("m16n8k16", 16, 16)]
         }
         Multiply::Float(Float::BF16, Float::BF16) if (c, d) == (F32, F32) => {
