@@ -3,8 +3,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod atomics;
 mod control;
 mod gemm;
 mod ldmatrix;
+mod memory;
 mod mma;
 mod warp;
