@@ -108,6 +108,8 @@ impl State {
 pub struct Block {
     pub state: State,
     pub warps: Vec<warp::State>,
+    /// How often it was put aside to let others run.
+    pub turns: u64,
     /// Warps that are not done, in the order in which they run.
     order: Vec<u32>,
 }
@@ -134,6 +136,7 @@ impl Block {
         for (i, warp) in (0..).zip(&mut self.warps) {
             warp.begin(i, threads, grid.program.functions[0].local_bytes);
         }
+        self.turns = 0;
         self.order.clear();
         self.order.extend(0..warps);
     }

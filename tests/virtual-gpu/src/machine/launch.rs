@@ -10,7 +10,7 @@ use super::block::{Block, Random, Stopped};
 /// Instructions of a warp's turn, before the next warp of its block runs.
 const WARP_TURN: u64 = 1 << 14;
 /// Instructions of a block before another one is started beside it: it may be waiting for that one.
-const BLOCK_TURN: u64 = 1 << 22;
+const BLOCK_TURN: u64 = 1 << 18;
 
 /// Blocks that wait for a host thread.
 struct Queue {
@@ -22,14 +22,22 @@ struct Queue {
     spare: Vec<Block>,
     /// Started and not done.
     in_flight: u64,
+    /// New blocks that may be started beside the paused ones. A block earns one after 1, 2, 4, 8 … turns:
+    /// blocks that wait for all others get them soon, and long ones do not fill memory with their like.
+    earned: u64,
 }
 
 /// Runs all blocks. `resident` is how many may be in flight at once, `seed` shuffles blocks and warps.
 /// Gives the warp instructions executed, or that the log has a fault.
 pub fn run(grid: &Grid, threads: usize, resident: u64, seed: Option<u64>) -> Result<u64, Stopped> {
     let blocks = grid.grid_dim.iter().map(|n| u64::from(*n)).product::<u64>();
-    let queue =
-        Mutex::new(Queue { next: 0, paused: VecDeque::new(), spare: Vec::new(), in_flight: 0 });
+    let queue = Mutex::new(Queue {
+        next: 0,
+        paused: VecDeque::new(),
+        spare: Vec::new(),
+        in_flight: 0,
+        earned: 0,
+    });
     let order = Order::new(blocks, seed);
     let (stop, executed) = (AtomicBool::new(false), AtomicU64::new(0));
     let work = |worker: u64| {
@@ -44,6 +52,8 @@ pub fn run(grid: &Grid, threads: usize, resident: u64, seed: Option<u64>) -> Res
                         queue.in_flight -= 1;
                         queue.spare.push(block);
                     } else {
+                        block.turns += 1;
+                        queue.earned += u64::from(block.turns.is_power_of_two());
                         queue.paused.push_back(block);
                     }
                 }
@@ -73,7 +83,9 @@ pub fn run(grid: &Grid, threads: usize, resident: u64, seed: Option<u64>) -> Res
 /// A block to run: a new one if there is room, else one that was put aside.
 fn take(queue: &Mutex<Queue>, grid: &Grid, order: &Order, resident: u64) -> Option<Block> {
     let mut queue = queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if queue.next < order.blocks && (queue.in_flight < resident || queue.paused.is_empty()) {
+    let room = queue.earned > 0 && queue.in_flight < resident;
+    if queue.next < order.blocks && (queue.paused.is_empty() || room) {
+        queue.earned -= u64::from(!queue.paused.is_empty());
         let number = order.at(queue.next);
         queue.next += 1;
         queue.in_flight += 1;
