@@ -331,7 +331,10 @@ fn run_frame(
                 }
             }
             Op::Warp(op) => {
-                if !arrive(strand, regs, warp, mask, warp_ops::members(op)) {
+                let members = warp_ops::members(op);
+                let met = matches!(op, warp_ops::Op::Barrier { .. })
+                    && meet(regs, warp, grid, mask, members);
+                if !met && !arrive(strand, regs, warp, mask, members) {
                     break Ok(());
                 }
                 if let Err(fault) = warp_ops::exec(op, &mut exec!()) {
@@ -403,6 +406,28 @@ pub(super) fn arrive(
     strand.wait = Wait::Lanes;
     // put_back joins it with who waits here already, and they look again together.
     false
+}
+
+/// Whether the lanes that a bar.warp.sync asks for are here or wait at others of its kind, which lets
+/// them go on: any bar.warp.sync is as good as any other.
+fn meet(regs: &Registers, warp: &mut State, grid: &Grid, mask: u32, members: Members) -> bool {
+    let Members::Mask(slot) = members else { return false };
+    let needed = regs.r32(slot)[mask.trailing_zeros() as usize] & warp.live;
+    let waits = |strand: &Strand| {
+        let at = &grid.program.code[strand.pc as usize].op;
+        matches!(strand.wait, Wait::Lanes) && matches!(at, Op::Warp(warp_ops::Op::Barrier { .. }))
+    };
+    let waiting = warp.strands.iter().filter(|strand| waits(strand)).fold(0, |all, s| all | s.mask);
+    let met = waiting & needed != 0 && (mask | waiting) & needed == needed;
+    if met {
+        for strand in
+            warp.strands.iter_mut().filter(|strand| strand.mask & needed != 0 && waits(strand))
+        {
+            strand.pc += 1;
+            strand.wait = Wait::Nothing;
+        }
+    }
+    met
 }
 
 /// Lanes of the strand outside `mask` go on at the next instruction, as a strand of their own.

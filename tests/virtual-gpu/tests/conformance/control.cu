@@ -185,3 +185,31 @@ extern "C" __global__ void uneven_work(unsigned *out) {
     }
     out[blockIdx.x * 128 + t] = mine;
 }
+
+// Each half of a warp has a bar.warp.sync of its own; they meet all the same.
+extern "C" __global__ void warp_barriers_in_both_branches(unsigned *out) {
+    __shared__ unsigned box[32];
+    unsigned t = threadIdx.x, got;
+    if (t & 1) {
+        box[t] = t * 3;
+        asm volatile("bar.warp.sync 0xffffffff;" ::: "memory");
+        got = box[t - 1] + 1;
+    } else {
+        box[t] = t * 5;
+        asm volatile("bar.warp.sync -1;" ::: "memory");
+        got = box[t + 1] + 2;
+    }
+    out[t] = got;
+}
+
+// What printf makes of every kind of argument.
+extern "C" __global__ void prints(int x) {
+    if (threadIdx.x == 0) {
+        printf("plain %% %d %i %u %x %X %o %c %s|", -5, x, 7u, 255, 255, 8, 'q', "text");
+        printf("%5d|%-5d|%05d|%+d|%*d|", 42, 42, 42, 42, 6, 42);
+        printf("%lld %llu %llx %hhd|", -1ll << 40, 1ull << 63, 1ull << 36, 3);
+        printf("%f %.3e %g %8.2f|", 1.5, 12345.678, 1e-7, (double)2.345f);
+        printf("%d\n", printf("three %d %d %d ", 1, 2, 3));
+    }
+    if (threadIdx.x < 3) printf("thread %d\n", threadIdx.x);
+}

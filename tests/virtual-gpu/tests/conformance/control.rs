@@ -230,3 +230,52 @@ fn uneven_work_between_barriers() {
         assert_eq!(*got, mine[i % 128], "block {} thread {}", i / 128, i % 128);
     }
 }
+
+#[test]
+fn warp_barriers_in_both_branches_meet() {
+    let device = Device::new(PTX);
+    let out = device.buffer(&[0u32; 32]);
+    device.launch("warp_barriers_in_both_branches", 1, 32, 0, &[out.into()]);
+    let want: Vec<u32> =
+        (0..32).map(|t| if t % 2 == 1 { (t - 1) * 5 + 1 } else { (t + 1) * 3 + 2 }).collect();
+    assert_eq!(device.read::<u32>(out, 32), want);
+}
+
+/// printf writes to the process's standard output, so a process of its own prints.
+#[test]
+fn printf_prints() {
+    const CHILD: &str = "VIRTUAL_GPU_PRINTS";
+    if std::env::var_os(CHILD).is_some() {
+        Device::new(PTX).launch("prints", 1, 32, 0, &[(-9).into()]);
+        return;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["control::printf_prints", "--exact", "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let want = "plain % -5 -9 7 ff FF 10 q text|   42|42   |00042|+42|    42|\
+                -1099511627776 9223372036854775808 1000000000 3|\
+                1.500000 1.235e+04 1e-07     2.35|three 1 2 3 3\n\
+                thread 0\nthread 1\nthread 2\n";
+    // 2.345f is 2.3450000286…: the C library's own rounding of it.
+    assert!(said.contains(want), "{said}");
+}
+
+/// The same results in every order of blocks and warps.
+#[test]
+fn shuffled_schedules_give_the_same() {
+    for seed in 0..20 {
+        let options = virtual_gpu::Options { seed: Some(seed), ..Default::default() };
+        let device = Device::with(PTX, options);
+        let out = device.buffer(&[0u32; 512]);
+        device.launch("uneven_work", 4, 128, 0, &[out.into()]);
+        let got: Vec<u32> = device.read(out, 512);
+        assert_eq!(got[..128], got[384..], "seed {seed}");
+        let out = device.buffer(&[0u32; 24]);
+        device.launch("token", 3, 256, 0, &[out.into()]);
+        let want: Vec<u32> = (0..24).map(|i| i % 8 * 10).collect();
+        assert_eq!(device.read::<u32>(out, 24), want, "seed {seed}");
+    }
+}
