@@ -35,6 +35,11 @@ pub(super) fn widened(x: u64, ty: Type, register_bytes: u32) -> u64 {
 /// `cvt` of one value; what lies above the source type's width is not looked at.
 pub(super) fn convert(bits: u64, form: &Form) -> u64 {
     match (format(form.from), format(form.to)) {
+        (Some(from), Some(to)) if form.to == Type::TF32 => {
+            let out = float_to_float(bits, &from, &to, form);
+            // The canonical NaN has all bits of its register.
+            if out == to.nan { soft::F32.nan } else { out << soft::TF32_SHIFT }
+        }
         (Some(from), Some(to)) => float_to_float(bits, &from, &to, form),
         (Some(from), None) => float_to_integer(bits, &from, form),
         (None, Some(to)) => integer_to_float(bits, &to, form),

@@ -194,12 +194,7 @@ fn run_half(name: &str, kind: half::Kind, m: &Modifiers) -> Option<Run> {
             (half::min_max(kind, name == "max"), allow(&["ftz", "NaN", "xorsign", "abs"]))
         }
         "min" | "max" => (half::min_max(kind, name == "max"), allow(&["NaN", "xorsign", "abs"])),
-        "ex2" if m.approx && (f16 || m.form.ftz) => {
-            if f16 && m.form.ftz {
-                return None;
-            }
-            (half::ex2(kind), allow(&["approx", "ftz"]))
-        }
+        "ex2" if m.approx && (f16 || m.form.ftz) => (half::ex2(kind), allow(&["approx", "ftz"])),
         "tanh" if m.approx => (half::tanh(kind), allow(&["approx"])),
         _ => return None,
     };
