@@ -5,6 +5,9 @@ mod common;
 
 mod atomics;
 mod control;
+mod convert;
+mod exact;
+mod float;
 mod gemm;
 mod ldmatrix;
 mod memory;

@@ -212,13 +212,14 @@ pub fn product(x: Number, y: Number) -> Number {
     }
 }
 
-/// x / y, y not zero, cut off after at least 70 bits with a sticky one.
+/// x / y, y not zero, cut off after at least 73 bits with a sticky one.
 pub fn quotient(x: Number, y: Number) -> Number {
     let negative = x.negative != y.negative;
     if x.mantissa == 0 {
         return Number::zero(negative);
     }
-    let up = x.mantissa.leading_zeros();
+    // One bit stays free for the sticky one: y may be 1.
+    let up = x.mantissa.leading_zeros() - 1;
     let (high, low) = (x.mantissa << up, y.mantissa);
     let mantissa = ((high / low) << 1) | u128::from(high % low != 0);
     Number { negative, mantissa, exponent: x.exponent - up as i32 - y.exponent - 1 }

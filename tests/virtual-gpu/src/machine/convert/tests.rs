@@ -118,7 +118,7 @@ fn forms(from: Type, to: Type) -> Vec<Form> {
             }
             for integer in [false, true] {
                 let whole = from.is_float() && (!to.is_float() || from == to);
-                if integer != whole && !(from == to && !integer) {
+                if integer != whole && (integer || from != to) {
                     continue;
                 }
                 let satfinite = false;
