@@ -41,10 +41,7 @@ pub(super) fn control(
         control::Op::Barrier(barrier) => self::barrier(barrier, strand, exec),
         control::Op::Fence { wide } => {
             if exec.grid.watched {
-                let index = exec.warp.index;
-                if *wide {
-                    exec.block.watch.fence(index, mask);
-                }
+                exec.block.watch.fence(exec.grid, exec.warp.index, *wide);
             }
             std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
             Ok(Flow::Next)
@@ -194,6 +191,9 @@ fn leave(strand: &mut Strand, exec: &mut Exec) {
 fn exit(strand: &mut Strand, exec: &mut Exec) {
     strand.mask &= !exec.mask;
     exec.warp.live &= !exec.mask;
+    if exec.warp.live == 0 {
+        exec.block.watch.exit(exec.warp.index);
+    }
     exec.block.exited(exec.mask.count_ones());
     // Who waits for lanes of this warp may have been waiting for these.
     for other in &mut exec.warp.strands {

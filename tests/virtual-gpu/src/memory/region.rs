@@ -4,6 +4,8 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use crate::watch::global::Shadow;
+
 /// Above this the operating system is asked for pages of their own, which cost nothing until they are
 /// touched; below it the allocator is cheaper and does not run out of mappings.
 const MAPPED_FROM: usize = 128 << 10;
@@ -100,6 +102,8 @@ pub struct Region {
     written: Option<Pages>,
     /// Every bit of `written` is set: what most checks need to look at.
     whole: AtomicBool,
+    /// Who wrote and read it in the running launch: the watchman's.
+    pub shadow: Shadow,
 }
 
 // SAFETY: the bytes behind `host` are reached by many threads at once, as on a GPU. Kernels use relaxed
@@ -122,6 +126,7 @@ impl Region {
             data: Some(data),
             written: Some(written),
             whole: AtomicBool::new(false),
+            shadow: Shadow::default(),
         })
     }
 
@@ -143,6 +148,7 @@ impl Region {
             data: None,
             written: None,
             whole: AtomicBool::new(true),
+            shadow: Shadow::default(),
         }
     }
 

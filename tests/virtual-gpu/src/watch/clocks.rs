@@ -56,9 +56,9 @@ impl Clocks {
         self.floor[warp]
     }
 
-    /// The step now: no epoch is later.
-    pub fn step(&self) -> u32 {
-        self.step
+    /// Steps of this block so far: no epoch is later.
+    pub fn steps(&self) -> u32 {
+        self.step - self.base
     }
 
     /// Whether an access by `thread` of the block, remembered with `epoch`, is ordered before one that

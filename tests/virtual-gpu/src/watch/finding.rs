@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Mutex;
 
+use super::global::Fences;
+
 /// The kinds of fault. The first group ends the launch, as on a GPU; the second lets it go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -101,8 +103,8 @@ pub struct Key {
 #[derive(Debug, Default)]
 pub struct Log {
     findings: Mutex<Vec<Finding>>,
-    /// What is remembered of device memory between launches.
-    pub shadow: super::global::Shadow,
+    /// What its blocks have published to each other.
+    pub fences: Fences,
 }
 
 impl Log {

@@ -5,10 +5,14 @@
 //! find wrong into findings (`finding`).
 
 pub mod clocks;
+#[cfg(test)]
+mod cost;
 pub mod finding;
 pub mod global;
 #[cfg(test)]
 mod oracle;
+#[cfg(test)]
+mod oracle_global;
 pub mod race;
 pub mod shared;
 

@@ -13,34 +13,35 @@ use super::race::{Access, How};
 use super::shared::{Hit, Shadow};
 use crate::machine::registers::{LANES, W64, lanes};
 
-const WARPS: usize = 3;
-const THREADS: usize = WARPS * LANES;
+const WARPS: usize = 4;
+pub const THREADS: usize = WARPS * LANES;
 /// Bytes of shared memory that the runs touch: few, so that they meet.
 const BYTES: u64 = 256;
 
-type Clock = [u32; THREADS];
+pub type Clock = [u32; THREADS];
 
+/// One access of a thread to a byte.
 #[derive(Clone)]
-struct Past {
-    thread: usize,
+pub struct Past {
+    pub thread: usize,
     /// The thread's own clock then.
-    at: u32,
-    writes: bool,
-    strong: bool,
-    pc: u32,
+    pub at: u32,
+    pub writes: bool,
+    pub strong: bool,
+    pub pc: u32,
 }
 
-struct Oracle {
-    clocks: Vec<Clock>,
-    released: Clock,
+pub struct Oracle {
+    pub clocks: Vec<Clock>,
+    pub released: Clock,
     past: HashMap<u64, Vec<Past>>,
-    value: HashMap<u64, u8>,
+    pub value: HashMap<u64, u8>,
     /// Byte to the thread whose copy is under way.
     unwaited: HashMap<u64, usize>,
 }
 
 impl Oracle {
-    fn new() -> Oracle {
+    pub fn new() -> Oracle {
         Oracle {
             clocks: (0..THREADS).map(|t| std::array::from_fn(|u| u32::from(t == u))).collect(),
             released: [0; THREADS],
@@ -50,7 +51,7 @@ impl Oracle {
         }
     }
 
-    fn join(&mut self, threads: &[usize]) {
+    pub fn join(&mut self, threads: &[usize]) {
         let mut all = [0; THREADS];
         for &t in threads {
             for (a, b) in all.iter_mut().zip(&self.clocks[t]) {
@@ -63,9 +64,34 @@ impl Oracle {
         }
     }
 
+    /// The lanes of a warp (of all blocks) publish what they know.
+    pub fn fence(&mut self, warp: usize) {
+        for t in warp * LANES..(warp + 1) * LANES {
+            for u in 0..THREADS {
+                self.released[u] = self.released[u].max(self.clocks[t][u]);
+            }
+            self.clocks[t][t] += 1;
+        }
+    }
+
+    /// A strong access takes up what was published: the whole warp does, as in the clocks.
+    pub fn acquire(&mut self, warp: usize) {
+        for t in warp * LANES..(warp + 1) * LANES {
+            for u in 0..THREADS {
+                self.clocks[t][u] = self.clocks[t][u].max(self.released[u]);
+            }
+        }
+    }
+
     /// The faults of an access by a thread to a byte, with the threads and instructions of races; and
     /// remembers the access. `writes` if it may change the byte, to `value`.
-    fn access(&mut self, me: Past, byte: u64, how: How, value: u8) -> Vec<(Kind, (usize, u32))> {
+    pub fn access(
+        &mut self,
+        me: Past,
+        byte: u64,
+        how: How,
+        value: u8,
+    ) -> Vec<(Kind, (usize, u32))> {
         let mut wrong = Vec::new();
         if self.unwaited.contains_key(&byte) {
             wrong.push((Kind::AsyncNotWaited, (0, 0)));
@@ -132,8 +158,8 @@ fn event() -> impl Strategy<Value = Event> {
                 value,
             }
         ),
-        4 => Just(Event::Barrier(7)),
-        1 => (1..8u32).prop_map(Event::Barrier),
+        4 => Just(Event::Barrier(15)),
+        1 => (1..16u32).prop_map(Event::Barrier),
         2 => (0..WARPS).prop_map(Event::WarpSync),
         1 => (0..WARPS).prop_map(Event::Fence),
         2 => (0..WARPS).prop_map(Event::Wait),
@@ -170,12 +196,7 @@ fn play(events: &[Event], shadow: &mut Shadow, clocks: &mut Clocks, tally: &mut 
             }
             Event::Fence(warp) => {
                 clocks.fence(warp);
-                for t in warp * LANES..(warp + 1) * LANES {
-                    for u in 0..THREADS {
-                        oracle.released[u] = oracle.released[u].max(oracle.clocks[t][u]);
-                    }
-                    oracle.clocks[t][t] += 1;
-                }
+                oracle.fence(warp);
             }
             Event::Wait(warp) => {
                 copies.retain(|&(thread, at, bytes)| {
@@ -284,18 +305,9 @@ fn play(events: &[Event], shadow: &mut Shadow, clocks: &mut Clocks, tally: &mut 
                     }
                 }
                 if strong {
-                    clocks_acquire(&mut oracle, warp);
+                    oracle.acquire(warp);
                 }
             }
-        }
-    }
-}
-
-/// A strong access takes up what was released: of its whole warp, as the clocks have it.
-fn clocks_acquire(oracle: &mut Oracle, warp: usize) {
-    for t in warp * LANES..(warp + 1) * LANES {
-        for u in 0..THREADS {
-            oracle.clocks[t][u] = oracle.clocks[t][u].max(oracle.released[u]);
         }
     }
 }

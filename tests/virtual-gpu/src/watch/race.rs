@@ -2,10 +2,12 @@
 
 use super::clocks::Clocks;
 use super::finding::Key;
+use super::global::View;
 use super::shared::{self, Hit};
 use crate::machine::Grid;
 use crate::machine::registers::{LANES, W64};
 use crate::machine::warp::Spot;
+use crate::memory::Lookup;
 use crate::watch::Kind;
 
 /// One access of a warp, as `machine/memory` tells it before it is carried out.
@@ -54,9 +56,13 @@ impl How {
 /// What the watchman knows of the running block.
 #[derive(Debug, Default)]
 pub struct BlockWatch {
+    /// Before the first block nothing is watched.
+    begun: bool,
     block: [u32; 3],
     clocks: Clocks,
     shared: shared::Shadow,
+    global: View,
+    lookup: Lookup,
     hits: Vec<Hit>,
 }
 
@@ -66,7 +72,10 @@ impl BlockWatch {
         let threads = grid.block_dim.iter().product::<u32>() as usize;
         let goes_on = self.clocks.begin(threads.div_ceil(LANES));
         self.shared.begin(grid.shared_bytes, grid.launch, !goes_on);
-        self.block = block;
+        let [x, y, z] = block.map(u64::from);
+        let [width, height, _] = grid.grid_dim.map(u64::from);
+        self.global.begin((z * height + y) * width + x);
+        (self.block, self.begun) = (block, true);
     }
 
     /// A barrier was completed by these warps (bit w of `warps`): what they did before it is ordered
@@ -80,10 +89,13 @@ impl BlockWatch {
         self.clocks.warp_sync(warp as usize);
     }
 
-    /// A fence (`fence`, `membar`) of device or system scope by these lanes. An access with release
+    /// A fence (`fence`, `membar`); a `wide` one is of device or system scope. An access with release
     /// semantics calls it before the access.
-    pub fn fence(&mut self, warp: u32, _lanes: u32) {
+    pub fn fence(&mut self, grid: &Grid, warp: u32, wide: bool) {
         self.clocks.fence(warp as usize);
+        if wide {
+            grid.log.fences.fence(self.global.block, self.clocks.steps());
+        }
     }
 
     /// The last thread of a warp has exited.
@@ -93,6 +105,9 @@ impl BlockWatch {
 
     /// An access to shared memory, within its bounds. What is wrong with it goes to the grid's log.
     pub fn shared(&mut self, grid: &Grid, access: &Access) {
+        if !self.begun {
+            return;
+        }
         self.shared.access(&mut self.clocks, access, &mut self.hits);
         if !self.hits.is_empty() {
             self.report(grid, access, |at| format!("shared offset {at:#x}"));
@@ -100,10 +115,53 @@ impl BlockWatch {
     }
 
     /// An access to global memory, within an allocation. What is wrong with it goes to the grid's log.
-    pub fn global(&mut self, _grid: &Grid, _access: &Access) {}
+    pub fn global(&mut self, grid: &Grid, access: &Access) {
+        if !self.begun {
+            return;
+        }
+        let fences = &grid.log.fences;
+        self.global.enter(fences);
+        let mut rest = View::worth(access);
+        while rest != 0 {
+            let first = access.addresses[rest.trailing_zeros() as usize];
+            // Nearly always all lanes are in one allocation.
+            let mut here = rest;
+            if self.lookup.find(grid.memory, access.pc, first).is_ok()
+                && let Some(region) = self.lookup.region(access.pc)
+            {
+                for (lane, &address) in access.addresses.iter().enumerate() {
+                    here &= !(u32::from(address.wrapping_sub(region.base) >= region.bytes) << lane);
+                }
+                self.global.access(
+                    (&self.clocks, fences, grid.launch),
+                    (&region.shadow, region.base, region.bytes),
+                    access,
+                    here,
+                    &mut self.hits,
+                );
+            }
+            rest &= !here;
+        }
+        self.global.leave(&mut self.clocks, access);
+        if !self.hits.is_empty() {
+            self.report(grid, access, |at| match grid.memory.region(at, 1) {
+                Ok(region) => format!(
+                    "{at:#x}, {} bytes into the {} bytes at {:#x} (allocation {})",
+                    at - region.base,
+                    region.bytes,
+                    region.base,
+                    region.number
+                ),
+                Err(_) => format!("{at:#x}"),
+            });
+        }
+    }
 
     /// The asynchronous writes of these bytes by this thread are complete and visible to it.
     pub fn async_done(&mut self, warp: u32, lane: usize, offset: u32, bytes: u32) {
+        if !self.begun {
+            return;
+        }
         let thread = warp * LANES as u32 + lane as u32;
         self.shared.async_done(self.clocks.epoch(warp as usize), thread, offset, bytes);
     }

@@ -21,8 +21,8 @@ impl Order {
     /// Earlier accesses of this thread become visible before what follows.
     pub fn before(self, exec: &mut Exec) {
         if self.release {
-            if exec.grid.watched && !self.block {
-                exec.block.watch.fence(exec.warp.index, exec.mask);
+            if exec.grid.watched {
+                exec.block.watch.fence(exec.grid, exec.warp.index, !self.block);
             }
             std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         }
