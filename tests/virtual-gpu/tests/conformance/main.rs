@@ -4,11 +4,14 @@
 mod common;
 
 mod atomics;
+mod compare;
 mod control;
 mod convert;
 mod exact;
 mod float;
 mod gemm;
+mod integer;
+mod integer_bits;
 mod ldmatrix;
 mod memory;
 mod mma;

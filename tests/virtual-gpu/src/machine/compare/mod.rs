@@ -85,6 +85,9 @@ fn setp(instruction: &Instruction, to: &mut Lowering) -> Result<Setp, Refusal> {
     };
     let (comparison, upper) = comparison(instruction, modifiers, ty, sources, to)?;
     let (p, q) = match d {
+        Operand::Pair(..) if matches!(*ty, "f16" | "bf16") => {
+            return Err(Refusal::form(instruction, "has one destination"));
+        }
         Operand::Pair(p, q) => (to.dst_pred(p)?, Some(to.dst_pred(q)?)),
         d => (to.dst_pred(d)?, None),
     };

@@ -6,7 +6,7 @@ use crate::ptx::ast::Type::B32;
 
 /// Byte `i` as a number.
 #[inline(always)]
-fn byte<const SIGNED: bool>(value: u32, i: u32) -> i32 {
+pub fn byte<const SIGNED: bool>(value: u32, i: u32) -> i32 {
     let byte = (value >> (8 * i)) as u8;
     if SIGNED { i32::from(byte as i8) } else { i32::from(byte) }
 }

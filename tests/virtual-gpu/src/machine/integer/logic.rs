@@ -136,7 +136,7 @@ impl Connective {
     }
 }
 
-/// `and.pred d, a, b` and its like; `not.pred d, a` is `a xor true`, cnot the same.
+/// `and.pred d, a, b` and its like; `not.pred d, a` is `!a`.
 #[derive(Debug, Clone, Copy)]
 pub struct Predicate {
     d: Pred,
@@ -148,7 +148,7 @@ pub struct Predicate {
 pub fn predicate(instruction: &Instruction, to: &mut Lowering) -> Result<Op, Refusal> {
     let operands = instruction.operands.as_slice();
     let (d, a, with) = match (instruction.name, instruction.modifiers.len(), operands) {
-        ("not" | "cnot", 1, [d, a]) => (d, a, None),
+        ("not", 1, [d, a]) => (d, a, None),
         (name, 1, [d, a, b]) => {
             let connective = Connective::of(name)
                 .ok_or_else(|| Refusal::form(instruction, "has no form for predicates"))?;

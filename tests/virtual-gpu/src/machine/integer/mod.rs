@@ -66,7 +66,7 @@ fn same<const N: usize>(ty: Type, run: Run) -> Option<Form> {
 }
 
 /// Names whose integer forms, all of them, are here.
-const NAMES: [&str; 41] = [
+const NAMES: [&str; 38] = [
     "abs",
     "add",
     "addc",
@@ -103,10 +103,7 @@ const NAMES: [&str; 41] = [
     "sub",
     "subc",
     "szext",
-    "vabsdiff2",
     "vabsdiff4",
-    "vadd2",
-    "vadd4",
     "xor",
 ];
 
@@ -114,8 +111,8 @@ const NAMES: [&str; 41] = [
 pub fn lower(instruction: &Instruction, to: &mut Lowering) -> Result<Option<Op>, Refusal> {
     let (name, modifiers) = (instruction.name, instruction.modifiers.as_slice());
     let Some(&last) = modifiers.last() else { return Ok(None) };
-    let of_floats = last.starts_with('f') || last.starts_with("bf") || last == "tf32";
-    if of_floats || !(NAMES.contains(&name) || packed::is_video(name)) {
+    let of_floats = Type::from_name(last).is_some_and(Type::is_float);
+    if of_floats || !NAMES.contains(&name) {
         return Ok(None);
     }
     if last == "pred" {

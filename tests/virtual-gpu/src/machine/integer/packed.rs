@@ -1,12 +1,8 @@
-//! Values packed in 32 bits: add, sub, min, max, neg of two halves.
+//! Values packed in 32 bits: add, min, max of two halves (PTX manual, "Integer Arithmetic Instructions"),
+//! and vabsdiff4, the one SIMD video instruction that hardware still has and NVRTC emits.
 
-use super::{Form, same};
+use super::{Form, dot, same};
 use crate::ptx::ast::Type::B32;
-
-/// The SIMD video instructions.
-pub fn is_video(_name: &str) -> bool {
-    false
-}
 
 /// Lower and upper half, each on its own.
 #[inline(always)]
@@ -26,12 +22,6 @@ pub fn form_of(name: &str, modifiers: &[&str]) -> Option<Form> {
         ("add", ["u16x2" | "s16x2"]) => same::<2>(B32, |r, x, m| {
             r.map32x2(m, x.d, x.a, x.b, |a, b| halves(a, b, u16::wrapping_add))
         }),
-        ("sub", ["u16x2" | "s16x2"]) => same::<2>(B32, |r, x, m| {
-            r.map32x2(m, x.d, x.a, x.b, |a, b| halves(a, b, u16::wrapping_sub))
-        }),
-        ("neg", ["s16x2"]) => {
-            same::<1>(B32, |r, x, m| r.map32(m, x.d, x.a, |a| halves(0, a, u16::wrapping_sub)))
-        }
         ("min", ["u16x2"]) => {
             same::<2>(B32, |r, x, m| r.map32x2(m, x.d, x.a, x.b, |a, b| halves(a, b, u16::min)))
         }
@@ -50,6 +40,41 @@ pub fn form_of(name: &str, modifiers: &[&str]) -> Option<Form> {
         ("max", ["relu", "s16x2"]) => same::<2>(B32, |r, x, m| {
             r.map32x2(m, x.d, x.a, x.b, |a, b| signed_halves(a, b, |a, b| a.max(b).max(0)))
         }),
+        ("vabsdiff4", ["u32" | "s32", a, b, rest @ ..]) => match (*a, *b, rest) {
+            ("u32", "u32", []) => bytes::<false, false>(),
+            ("u32", "s32", []) => bytes::<false, true>(),
+            ("s32", "u32", []) => bytes::<true, false>(),
+            ("s32", "s32", []) => bytes::<true, true>(),
+            ("u32", "u32", ["add"]) => bytes_added::<false, false>(),
+            ("u32", "s32", ["add"]) => bytes_added::<false, true>(),
+            ("s32", "u32", ["add"]) => bytes_added::<true, false>(),
+            ("s32", "s32", ["add"]) => bytes_added::<true, true>(),
+            _ => None,
+        },
         _ => None,
     }
+}
+
+/// The distance of byte `i` of `a` from that of `b`.
+#[inline(always)]
+fn distance<const A: bool, const B: bool>(a: u32, b: u32, i: u32) -> u32 {
+    dot::byte::<A>(a, i).abs_diff(dot::byte::<B>(b, i))
+}
+
+/// Each byte of the result is a distance's lower 8 bits; `c` would fill bytes that are masked out.
+fn bytes<const A: bool, const B: bool>() -> Option<Form> {
+    same::<3>(B32, |r, x, m| {
+        r.map32x2(m, x.d, x.a, x.b, |a, b| {
+            (0..4).fold(0, |d, i| d | (distance::<A, B>(a, b, i) & 0xFF) << (8 * i))
+        })
+    })
+}
+
+/// The sum of the four distances, on top of `c`.
+fn bytes_added<const A: bool, const B: bool>() -> Option<Form> {
+    same::<3>(B32, |r, x, m| {
+        r.map32x3(m, x.d, [x.a, x.b, x.c], |a, b, c| {
+            (0..4).fold(c, |d, i| d.wrapping_add(distance::<A, B>(a, b, i)))
+        })
+    })
 }
