@@ -13,6 +13,7 @@ mod gemm;
 mod integer;
 mod integer_bits;
 mod ldmatrix;
+mod loading;
 mod memory;
 mod mma;
 mod warp;
