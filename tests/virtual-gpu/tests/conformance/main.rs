@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod approximations;
 mod atomics;
 mod compare;
 mod control;
