@@ -3,7 +3,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod approximations;
 mod atomics;
 mod compare;
 mod control;
@@ -14,7 +13,6 @@ mod gemm;
 mod integer;
 mod integer_bits;
 mod ldmatrix;
-mod loading;
 mod memory;
 mod mma;
 mod warp;
