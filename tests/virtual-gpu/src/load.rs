@@ -344,7 +344,9 @@ impl<'a> Loader<'a> {
         } else if let Some(offset) = shared.get(name) {
             Some(Symbol::Shared(*offset))
         } else {
-            self.numbers.get(name).map(|number| Symbol::Function(*number))
+            // A function that is only declared is as good as none: calls of it are refused.
+            let number = self.numbers.get(name)?;
+            self.definitions[*number as usize].map(|_| Symbol::Function(*number))
         }
     }
 

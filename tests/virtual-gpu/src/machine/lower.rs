@@ -1,6 +1,6 @@
 //! From a function's syntax tree to slots: what the families' `lower` functions ask of their context.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::program::{Constant, FUNCTION_WINDOW, Special};
 use super::registers::{Pred, Slot};
@@ -65,14 +65,14 @@ pub struct Base {
 /// A function on its way into slots.
 pub struct Lowering<'a> {
     body: &'a Body<'a>,
+    /// Register and offset of the places that the body's atom.cas instructions compare.
+    compared: HashSet<(u32, i64)>,
     /// Of every register of the body, once it is used.
     slots: Vec<Option<Slot>>,
     preds: Vec<Option<Pred>>,
     symbols: HashMap<String, Symbol>,
     /// Offset and bytes of the variables in the frame's local memory.
     locals: HashMap<String, (u32, u32)>,
-    /// Addresses of the body's `atom.cas`.
-    compared: Vec<&'a Operand<'a>>,
     constants: HashMap<(u64, bool), Slot>,
     specials: HashMap<Special, Slot>,
     carry: Option<Pred>,
@@ -80,22 +80,25 @@ pub struct Lowering<'a> {
     next_pred: u32,
 }
 
-/// The address of an `atom.cas`.
-fn compared<'a>(statement: &'a Statement<'a>) -> Option<&'a Operand<'a>> {
-    let Statement::Instruction(instruction) = statement else { return None };
-    let swaps = instruction.name == "atom" && instruction.modifiers.contains(&"cas");
-    instruction.operands.get(1).filter(|_| swaps)
-}
-
 impl<'a> Lowering<'a> {
     pub fn new(body: &'a Body<'a>, symbols: HashMap<String, Symbol>) -> Lowering<'a> {
+        let mut compared = HashSet::new();
+        for statement in &body.statements {
+            if let Statement::Instruction(instruction) = statement
+                && instruction.name == "atom"
+                && instruction.modifiers.contains(&"cas")
+                && let Some(place) = instruction.operands.get(1).and_then(register_and_offset)
+            {
+                compared.insert(place);
+            }
+        }
         Lowering {
             body,
+            compared,
             slots: vec![None; body.registers.len()],
             preds: vec![None; body.registers.len()],
             symbols,
             locals: HashMap::new(),
-            compared: body.statements.iter().filter_map(compared).collect(),
             constants: HashMap::new(),
             specials: HashMap::new(),
             carry: None,
@@ -131,10 +134,10 @@ impl<'a> Lowering<'a> {
         labels.iter().map(|label| statement(&**label)).collect()
     }
 
-    /// Whether some `atom.cas` of the body is of this very address: a plain load of it is then the
-    /// first guess of a compare-and-swap loop, which may be stale.
-    pub fn is_compared(&self, address: &Operand) -> bool {
-        self.compared.contains(&address)
+    /// Whether the body compares and swaps the place that an operand names. A plain load of it is then
+    /// the guess that starts a loop of atom.cas, which checks it: CUDA's own headers add halves so.
+    pub fn is_guess(&self, operand: &Operand) -> bool {
+        register_and_offset(operand).is_some_and(|place| self.compared.contains(&place))
     }
 
     /// Declared type of a register.
@@ -366,6 +369,16 @@ impl<'a> Lowering<'a> {
             self.specials.into_iter().map(|(special, slot)| (slot, special)).collect();
         specials.sort_by_key(|(slot, _)| *slot);
         (self.next_slot, self.next_pred, constants, specials)
+    }
+}
+
+fn register_and_offset(operand: &Operand) -> Option<(u32, i64)> {
+    match operand {
+        Operand::Address { base, offset } => match **base {
+            Operand::Reg(register) => Some((register, *offset)),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

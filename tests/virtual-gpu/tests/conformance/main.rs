@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod approximations;
 mod atomics;
 mod compare;
 mod control;
@@ -13,6 +14,7 @@ mod gemm;
 mod integer;
 mod integer_bits;
 mod ldmatrix;
+mod loading;
 mod memory;
 mod mma;
 mod warp;

@@ -34,7 +34,7 @@ pub fn div(a: f32, b: f32) -> f32 {
 /// `sin.approx.f32`
 #[inline(always)]
 pub fn sin(x: f32) -> f32 {
-    if x == 0.0 { x } else { f64::from(x).sin() as f32 }
+    f64::from(x).sin() as f32
 }
 
 /// `cos.approx.f32`

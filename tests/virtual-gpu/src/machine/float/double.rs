@@ -110,7 +110,9 @@ fn flush(x: u64) -> u64 {
 fn upper(op: &Arithmetic, regs: &mut Registers, mask: u32, f: impl Fn(f64) -> f64) {
     const UPPER: u64 = 0xFFFF_FFFF_0000_0000;
     regs.map64(mask, op.d, op.operands[0], |a| {
-        let x = f(f64::from_bits(flush(a & UPPER)));
+        // Not cut, lest a NaN becomes infinity.
+        let seen = if is_nan(a) { a } else { flush(a & UPPER) };
+        let x = f(f64::from_bits(seen));
         // Rounded to the upper half; what is added never carries beyond infinity.
         let rounded = if x.is_finite() { x.to_bits() + (1 << 31) } else { bits(x, [a]) };
         flush(rounded & UPPER)

@@ -21,7 +21,9 @@ pub struct Load {
 }
 
 pub fn lower(instruction: &Instruction, to: &mut Lowering) -> Result<Load, Refusal> {
-    let all = modifiers(instruction, &[])?;
+    let mut all = modifiers(instruction, &[])?;
+    // It may race with the atomics of others: whether it read the newest value is checked later.
+    all.order.strong |= instruction.operands.get(1).is_some_and(|from| to.is_guess(from));
     let ty = access_type(instruction, &all)?;
     let width = ty.bytes() * all.vector as u32;
     if width > 16 {
@@ -37,11 +39,7 @@ pub fn lower(instruction: &Instruction, to: &mut Lowering) -> Result<Load, Refus
     let regs =
         decode::registers(instruction, instruction.operands.first(), all.vector, ty, true, to)?;
     let at = decode::target(instruction, instruction.operands.get(1), all.space, to)?;
-    let mut order = all.order;
-    // Compare-and-swap loops begin with a plain load, in CUDA's own headers too (atomicAdd of bf16):
-    // no race, since the swap fails if the value was an old one.
-    order.strong |= instruction.operands.get(1).is_some_and(|address| to.is_compared(address));
-    Ok(Load { at, size: ty.bytes(), width, signed: ty.is_signed(), order, to: regs })
+    Ok(Load { at, size: ty.bytes(), width, signed: ty.is_signed(), order: all.order, to: regs })
 }
 
 pub fn exec(op: &Load, exec: &mut Exec) -> Result<(), Fault> {
