@@ -40,8 +40,9 @@ fn inputs() -> [Vec<u64>; 5] {
     let mut columns = columns(&edges(), 4096);
     // Neighbours, and equal numbers.
     let mut random = Random(0xC0);
-    for i in 3600..4096 {
-        columns[1][i] = columns[0][i].wrapping_add(random.next() % 3).wrapping_sub(1);
+    let (firsts, seconds) = columns.split_at_mut(1);
+    for (a, b) in firsts[0].iter().zip(&mut seconds[0]).skip(3600) {
+        *b = a.wrapping_add(random.next() % 3).wrapping_sub(1);
     }
     columns
 }

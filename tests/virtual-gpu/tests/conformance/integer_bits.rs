@@ -266,6 +266,37 @@ fn logic_and_shifts() {
     check(&LOGIC);
 }
 
+#[test]
+fn by_constants() {
+    check(&[
+        ("shl_b16_by_9", 16, |a, _, _, _| u(a, 16) << 9),
+        ("shl_b16_by_16", 16, |_, _, _, _| 0),
+        ("shr_u16_by_3", 16, |a, _, _, _| u(a, 16) / 8),
+        ("shr_s16_by_3", 16, |a, _, _, _| s(a, 16).div_euclid(8)),
+        ("shl_b32_by_31", 32, |a, _, _, _| u(a, 32) << 31),
+        ("shl_b32_by_32", 32, |_, _, _, _| 0),
+        ("shr_u32_by_7", 32, |a, _, _, _| u(a, 32) / 128),
+        ("shr_s32_by_7", 32, |a, _, _, _| s(a, 32).div_euclid(128)),
+        ("shr_s32_by_99", 32, |a, _, _, _| if s(a, 32) < 0 { -1 } else { 0 }),
+        ("shl_b64_by_33", 64, |a, _, _, _| u(a, 31) << 33),
+        ("shl_b64_by_64", 64, |_, _, _, _| 0),
+        ("shr_u64_by_63", 64, |a, _, _, _| i128::from(bit(a, 63))),
+        ("shr_s64_by_33", 64, |a, _, _, _| s(a, 64).div_euclid(1 << 33)),
+        ("bfe_u32_by_5_9", 32, |a, _, _, _| extract(a, 5, 9, 32, false)),
+        ("bfe_u32_by_40_9", 32, |a, _, _, _| extract(a, 40, 9, 32, false)),
+        ("bfe_u32_by_0_255", 32, |a, _, _, _| extract(a, 0, 255, 32, false)),
+        ("bfe_s32_by_28_9", 32, |a, _, _, _| extract(a, 28, 9, 32, true)),
+        ("bfe_s32_by_3_0", 32, |a, _, _, _| extract(a, 3, 0, 32, true)),
+        ("bfe_u64_by_30_9", 64, |a, _, _, _| extract(a, 30, 9, 64, false)),
+        ("bfe_s64_by_30_40", 64, |a, _, _, _| extract(a, 30, 40, 64, true)),
+        ("bfi_b32_by_3_29", 32, |a, b, _, _| insert(a, b, 3, 29, 32)),
+        ("bfi_b32_by_32_4", 32, |a, b, _, _| insert(a, b, 32, 4, 32)),
+        ("bfi_b32_by_5_0", 32, |a, b, _, _| insert(a, b, 5, 0, 32)),
+        ("bfi_b64_by_32_32", 64, |a, b, _, _| insert(a, b, 32, 32, 64)),
+        ("bfi_b64_by_8_200", 64, |a, b, _, _| insert(a, b, 8, 200, 64)),
+    ]);
+}
+
 /// `lop3` that joins whether its result is other than zero to a predicate; NVRTC 12.1's PTX is too old to
 /// have it.
 const LOP3_WITH_PREDICATE: &str = "

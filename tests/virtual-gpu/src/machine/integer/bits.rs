@@ -1,11 +1,9 @@
 //! popc, clz, bfind, fns, brev, bfe, bfi, bmsk, szext, prmt (PTX manual, "Integer Arithmetic
 //! Instructions" and, for prmt, "Data Movement").
 
-use super::{Args, Form, Op, args, form, narrow, same};
-use crate::machine::lower::{Lowering, Refusal};
+use super::{Args, Form, form, narrow, same};
 use crate::machine::registers::Registers;
 use crate::ptx::ast::Type::{B32, B64};
-use crate::ptx::ast::{Instruction, Operand};
 
 pub fn form_of(name: &str, modifiers: &[&str]) -> Option<Form> {
     match (name, modifiers) {
@@ -51,13 +49,13 @@ fn bits(at: u32, n: u32) -> u32 {
     field(u64::from(u32::MAX), at.min(255), n.min(255)) as u32
 }
 
-fn shl(value: u64, by: u32) -> u64 {
+pub fn shl(value: u64, by: u32) -> u64 {
     let by = by & 0xFF;
     if by < 64 { value.wrapping_shl(by) } else { 0 }
 }
 
 /// `length` ones from bit `at` up, both of them 8 bits, as far as `all` goes.
-fn field(all: u64, at: u32, length: u32) -> u64 {
+pub fn field(all: u64, at: u32, length: u32) -> u64 {
     let ones = !shl(u64::MAX, length);
     shl(ones, at) & all
 }
@@ -133,14 +131,14 @@ fn nth_set_bit(value: u32, base: u32, offset: u32) -> u32 {
 
 /// The field at `at`, filled above with its highest bit if signed: of the field, or of the value where the
 /// field reaches beyond it.
-fn extract_unsigned(value: u64, at: u32, length: u32) -> u64 {
+pub fn extract_unsigned(value: u64, at: u32, length: u32) -> u64 {
     let at = at & 0xFF;
     let down = if at < 64 { value.wrapping_shr(at) } else { 0 };
     down & !shl(u64::MAX, length)
 }
 
 /// `value` is the whole one, sign-extended to 64 bits.
-fn extract_signed(value: u64, at: u32, length: u32) -> u64 {
+pub fn extract_signed(value: u64, at: u32, length: u32) -> u64 {
     let (at, length) = ((at & 0xFF).min(63), length & 0xFF);
     let down = (value as i64) >> at;
     let drop = 64 - length.clamp(1, 64);
@@ -203,7 +201,7 @@ fn byte(bytes: u64, selector: u32) -> u32 {
 
 /// Four bytes of `b:a`, chosen by the four nibbles of the selector.
 #[inline(always)]
-fn permute(a: u32, b: u32, selector: u32) -> u32 {
+pub fn permute(a: u32, b: u32, selector: u32) -> u32 {
     let bytes = u64::from(b) << 32 | u64::from(a);
     byte(bytes, selector)
         | byte(bytes, selector >> 4) << 8
@@ -236,20 +234,4 @@ fn prmt(modifiers: &[&str]) -> Option<Form> {
         ["b32", "rc16"] => same::<3>(B32, by_mode::<5>),
         _ => None,
     }
-}
-
-/// `prmt.b32 d, a, b, 0x5410`, what nearly every prmt is: the shifts are the same in all lanes.
-pub fn prmt_by_constant(i: &Instruction, to: &mut Lowering) -> Result<Option<Op>, Refusal> {
-    let (["b32"], [_, _, _, Operand::Int(selector)]) =
-        (i.modifiers.as_slice(), i.operands.as_slice())
-    else {
-        return Ok(None);
-    };
-    let mut args = args(i, to, B32, &[B32; 3])?;
-    args.n = *selector as u32 & 0xFFFF;
-    let run = |r: &mut Registers, x: &Args, m: u32| {
-        let n = x.n;
-        r.map32x2(m, x.d, x.a, x.b, |a, b| permute(a, b, n));
-    };
-    Ok(Some(Op::Lanes { run, args }))
 }

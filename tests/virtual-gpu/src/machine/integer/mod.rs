@@ -8,6 +8,7 @@
 mod arithmetic;
 mod bits;
 mod carry;
+mod constant;
 mod dot;
 mod logic;
 mod multiply;
@@ -124,11 +125,6 @@ pub fn lower(instruction: &Instruction, to: &mut Lowering) -> Result<Option<Op>,
     if name == "lop3" {
         return logic::lop3(instruction, to).map(Some);
     }
-    if name == "prmt"
-        && let Some(op) = bits::prmt_by_constant(instruction, to)?
-    {
-        return Ok(Some(op));
-    }
     let form = arithmetic::form_of(name, modifiers)
         .or_else(|| multiply::form_of(name, modifiers))
         .or_else(|| logic::form_of(name, modifiers))
@@ -136,8 +132,12 @@ pub fn lower(instruction: &Instruction, to: &mut Lowering) -> Result<Option<Op>,
         .or_else(|| dot::form_of(name, modifiers))
         .or_else(|| packed::form_of(name, modifiers))
         .ok_or_else(|| Refusal::form(instruction, "the machine does not know this form"))?;
-    let args = args(instruction, to, form.d, form.sources)?;
-    Ok(Some(Op::Lanes { run: form.run, args }))
+    let mut args = args(instruction, to, form.d, form.sources)?;
+    let mut run = form.run;
+    if let Some((faster, n)) = constant::form_of(instruction) {
+        (run, args.n) = (faster, n);
+    }
+    Ok(Some(Op::Lanes { run, args }))
 }
 
 /// The slots of `d, a, b, ..`, as many sources as there are types.
