@@ -46,9 +46,22 @@ fn no_library_of_the_drivers_name_is_where_cargo_looks() {
 #[test]
 fn a_test_started_with_it_finds_it() {
     virtual_gpu::run("a_test_started_with_it_finds_it", &Options::default(), || {
-        // SAFETY: it loads a library whose initialisers have no requirements.
-        assert!(unsafe { cudarc::driver::sys::is_culib_present() });
+        let context = cudarc::driver::CudaContext::new(0).unwrap();
+        assert_eq!(context.name().unwrap(), "virtual GPU (sm_80)");
     });
+}
+
+#[test]
+fn any_program_started_with_it_finds_it() {
+    // Built by the run that does not see it.
+    where_is_cuda();
+    let executable = std::env::current_exe().unwrap();
+    let folder = executable.parent().unwrap().parent().unwrap();
+    let options = Options { compute_capability: (12, 0), ..Options::default() };
+    let program = folder.join("examples/where_is_cuda");
+    let output = virtual_gpu::command(program, &options).unwrap().output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said.trim(), "CUDA driver, device 0 is virtual GPU (sm_120)");
 }
 
 #[test]

@@ -162,14 +162,6 @@ extern "C" fn cuCtxGetDevice(device: Out<i32>) -> u32 {
     })
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn cuCtxGetDevice_v2(device: Out<i32>, context: usize) -> u32 {
-    call("cuCtxGetDevice_v2", || {
-        of(context)?;
-        device.put(0)
-    })
-}
-
 /// A context by its handle, 0 for the current one.
 fn of(context: usize) -> Result<(&'static Driver, std::sync::Arc<Context>)> {
     if context == 0 {
@@ -212,16 +204,6 @@ extern "C" fn cuCtxGetApiVersion(context: usize, version: Out<u32>) -> u32 {
 extern "C" fn cuCtxSynchronize() -> u32 {
     call("cuCtxSynchronize", || {
         let (driver, context) = working()?;
-        driver.captures.refuse_unsafe_call()?;
-        driver.captures.refuse_wait_for_context(context.handle)
-    })
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn cuCtxSynchronize_v2(context: usize) -> u32 {
-    call("cuCtxSynchronize_v2", || {
-        let (driver, context) = of(context)?;
-        context.healthy()?;
         driver.captures.refuse_unsafe_call()?;
         driver.captures.refuse_wait_for_context(context.handle)
     })

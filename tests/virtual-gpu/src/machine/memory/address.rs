@@ -259,7 +259,9 @@ pub fn reach_global(exec: &mut Exec, part: &Part, width: u32, act: Act) -> Resul
     part.aligned(width, act)?;
     let first = part.addresses[0];
     let pc = exec.pc;
-    if let Err(error) = exec.block.lookup.find(exec.grid.memory, pc, first) {
+    if exec.block.lookup.find(exec.grid.memory, pc, first).is_err()
+        && let Err(error) = exec.grid.memory.region(first, u64::from(width))
+    {
         return Err(stray(error, part.first(), act));
     }
     let Some(region) = exec.block.lookup.region(pc) else {
