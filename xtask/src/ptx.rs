@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::cuda::{Source, Toolchain, toolchain};
+use crate::cuda::{self, Source, Toolchain, toolchain};
 use crate::error::Error;
 
 /// What to compile, and how.
@@ -124,6 +124,12 @@ fn compile(toolchain: &Toolchain, file: &Path, request: &Request) -> Result<Stri
     let folder = whole.parent().unwrap_or(Path::new("/"));
     let beside = format!("--include-path={}", folder.display());
     options.push(&beside);
+    // NVRTC 12.1's mma.h includes headers that only the wheel of ptxas has.
+    let matrices = match text.contains("<mma.h>") {
+        true => format!("--include-path={}", cuda::ptxas()?.with_file_name("../include").display()),
+        false => String::new(),
+    };
+    options.extend((!matrices.is_empty()).then_some(matrices.as_str()));
     toolchain.compile(&Source { name: &name, text: &text, headers: &[], options: &options })
 }
 

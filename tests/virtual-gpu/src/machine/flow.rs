@@ -205,7 +205,7 @@ fn exit(strand: &mut Strand, exec: &mut Exec) {
 
 fn barrier(op: &control::Barrier, strand: &mut Strand, exec: &mut Exec) -> Result<Flow, Fault> {
     let mask = exec.mask;
-    if op.aligned && !arrive(strand, &exec.regs, exec.warp, mask, Members::All) {
+    if op.aligned && arrive(strand, &exec.regs, exec.warp, mask, Members::All) == 0 {
         return Ok(Flow::Look);
     }
     leave_behind(strand, exec.warp, mask);

@@ -334,15 +334,18 @@ fn run_frame(
                 let members = warp_ops::members(op);
                 let met = matches!(op, warp_ops::Op::Barrier { .. })
                     && meet(regs, warp, grid, mask, members);
-                if !met && !arrive(strand, regs, warp, mask, members) {
-                    break Ok(());
+                if !met {
+                    mask = arrive(strand, regs, warp, mask, members);
+                    if mask == 0 {
+                        break Ok(());
+                    }
                 }
                 if let Err(fault) = warp_ops::exec(op, &mut exec!()) {
                     break Err(fault);
                 }
             }
             Op::Tensor(op) => {
-                if !arrive(strand, regs, warp, mask, tensor::members(op)) {
+                if arrive(strand, regs, warp, mask, tensor::members(op)) == 0 {
                     break Ok(());
                 }
                 if let Err(fault) = tensor::exec(op, &mut exec!()) {
@@ -385,27 +388,42 @@ fn limit(strand: &Strand, warp: &State) -> u32 {
         .unwrap_or(u32::MAX)
 }
 
-/// Whether the lanes that a `.sync` instruction asks for are here. If not, the strand waits for them;
-/// lanes that its guard holds back go on without it.
+/// The lanes of `mask` that a `.sync` instruction is executed by: all, if the lanes that it asks for are
+/// here. If not, the strand waits for them; lanes that its guard holds back go on without it. Where lanes
+/// have different member masks, those go on whose group is complete, and the others wait.
 pub(super) fn arrive(
     strand: &mut Strand,
     regs: &Registers,
     warp: &mut State,
     mask: u32,
     members: Members,
-) -> bool {
-    let needed = match members {
-        Members::None => return true,
-        Members::All => warp.live,
-        Members::Mask(slot) => regs.r32(slot)[mask.trailing_zeros() as usize] & warp.live,
+) -> u32 {
+    let ready = match members {
+        Members::None => return mask,
+        Members::All => {
+            if mask & warp.live == warp.live {
+                mask
+            } else {
+                0
+            }
+        }
+        Members::Mask(slot) => {
+            let masks = regs.r32(slot);
+            let missing = warp.live & !mask;
+            (0..LANES).fold(0, |ready, i| ready | u32::from(masks[i] & missing == 0) << i) & mask
+        }
     };
-    if mask & needed == needed {
-        return true;
+    if ready == 0 {
+        leave_behind(strand, warp, mask);
+        strand.wait = Wait::Lanes;
+        // put_back joins it with who waits here already, and they look again together.
+    } else if ready != mask {
+        let waiting = mask & !ready;
+        let other = Strand { mask: waiting, wait: Wait::Lanes, ..strand.clone() };
+        strand.mask &= !waiting;
+        put_back(other, warp);
     }
-    leave_behind(strand, warp, mask);
-    strand.wait = Wait::Lanes;
-    // put_back joins it with who waits here already, and they look again together.
-    false
+    ready
 }
 
 /// Whether the lanes that a bar.warp.sync asks for are here or wait at others of its kind, which lets

@@ -18,3 +18,4 @@ mod loading;
 mod memory;
 mod mma;
 mod warp;
+mod wmma;

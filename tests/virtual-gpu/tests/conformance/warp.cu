@@ -128,6 +128,21 @@ extern "C" __global__ void tiles(const unsigned *in, const unsigned *rounds, uns
     out[threadIdx.x] = x;
 }
 
+// Half of a tile waits until another tile has exchanged its values: the other half, at the same
+// instruction, must not go on without it.
+extern "C" __global__ void tile_after_tile(const unsigned *in, unsigned *out) {
+    __shared__ volatile unsigned done;
+    unsigned lane = threadIdx.x, tile = lane / 8, x = in[lane];
+    if (lane == 0) done = 0;
+    __syncwarp();
+    if (tile == 2 && lane % 2) {
+        while (done == 0) {}
+    }
+    x += __shfl_xor_sync(0xFFu << (8 * tile), x, 1);
+    if (lane == 0) done = 1;
+    out[lane] = x;
+}
+
 // Lanes hand values on through shared memory: ordered by __syncwarp alone.
 extern "C" __global__ void warp_barriers(const unsigned *in, unsigned *out) {
     __shared__ unsigned slots[32];

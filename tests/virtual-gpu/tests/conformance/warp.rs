@@ -329,6 +329,16 @@ fn tiles_with_masks_of_their_own() {
 }
 
 #[test]
+fn a_tile_that_is_complete_does_not_take_another_along() {
+    let device = Device::new(PTX);
+    let input = words(&mut Random(40), 32);
+    let out = device.unwritten::<u32>(32);
+    device.launch("tile_after_tile", 1, 32, 0, &[device.buffer(&input).into(), out.into()]);
+    let want: Vec<u32> = (0..32).map(|lane| input[lane].wrapping_add(input[lane ^ 1])).collect();
+    assert_eq!(device.read::<u32>(out, 32), want);
+}
+
+#[test]
 fn warp_barriers_order_shared_memory() {
     let device = Device::new(PTX);
     let input = words(&mut Random(38), 32);

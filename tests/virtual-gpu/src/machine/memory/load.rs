@@ -20,6 +20,13 @@ pub struct Load {
     to: Vec<Reg>,
 }
 
+impl Load {
+    /// A load of one element, unsigned.
+    pub fn plain(at: Target, bytes: u32, to: Reg) -> Load {
+        Load { at, size: bytes, width: bytes, signed: false, order: Order::default(), to: vec![to] }
+    }
+}
+
 pub fn lower(instruction: &Instruction, to: &mut Lowering) -> Result<Load, Refusal> {
     let mut all = modifiers(instruction, &[])?;
     // It may race with the atomics of others: whether it read the newest value is checked later.

@@ -5,9 +5,9 @@ mod atom;
 mod copy;
 pub mod decode;
 mod elements;
-mod load;
+pub mod load;
 mod raw;
-mod store;
+pub mod store;
 #[cfg(test)]
 mod tests;
 

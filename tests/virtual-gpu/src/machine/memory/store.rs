@@ -19,6 +19,13 @@ pub struct Store {
     from: Vec<Reg>,
 }
 
+impl Store {
+    /// A store of one element.
+    pub fn plain(at: Target, bytes: u32, from: Reg) -> Store {
+        Store { at, size: bytes, width: bytes, order: Order::default(), from: vec![from] }
+    }
+}
+
 pub fn lower(instruction: &Instruction, to: &mut Lowering) -> Result<Store, Refusal> {
     let all = modifiers(instruction, &[])?;
     let ty = access_type(instruction, &all)?;

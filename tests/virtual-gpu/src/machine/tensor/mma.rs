@@ -29,7 +29,7 @@ enum Multiply {
 
 /// The types that are multiplied exactly and summed in f64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Float {
+pub enum Float {
     F16,
     BF16,
     TF32,
@@ -38,7 +38,7 @@ enum Float {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Integer {
+pub enum Integer {
     S8,
     U8,
     S4,
@@ -54,7 +54,7 @@ enum Bits {
 
 /// Type of C or D.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Accumulator {
+pub enum Accumulator {
     F16,
     F32,
     F64,
@@ -62,7 +62,7 @@ enum Accumulator {
 }
 
 impl Float {
-    fn from_name(name: &str) -> Option<Float> {
+    pub fn from_name(name: &str) -> Option<Float> {
         Some(match name {
             "f16" => Float::F16,
             "bf16" => Float::BF16,
@@ -83,7 +83,7 @@ impl Float {
 
     /// The value of an element, exactly.
     #[inline(always)]
-    fn value(self, bits: u32) -> f64 {
+    pub fn value(self, bits: u32) -> f64 {
         match self {
             Float::F16 => product::from_f16(bits),
             Float::BF16 => product::from_bf16(bits),
@@ -95,7 +95,7 @@ impl Float {
 }
 
 impl Integer {
-    fn from_name(name: &str) -> Option<Integer> {
+    pub fn from_name(name: &str) -> Option<Integer> {
         Some(match name {
             "s8" => Integer::S8,
             "u8" => Integer::U8,
@@ -113,7 +113,7 @@ impl Integer {
     }
 
     #[inline(always)]
-    fn value(self, bits: u32) -> i32 {
+    pub fn value(self, bits: u32) -> i32 {
         match self {
             Integer::S8 => i32::from(bits as i8),
             Integer::S4 => (bits as i32) << 28 >> 28,
@@ -123,7 +123,7 @@ impl Integer {
 }
 
 impl Accumulator {
-    fn from_name(name: &str) -> Option<Accumulator> {
+    pub fn from_name(name: &str) -> Option<Accumulator> {
         Some(match name {
             "f16" => Accumulator::F16,
             "f32" => Accumulator::F32,

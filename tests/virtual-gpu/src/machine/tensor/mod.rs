@@ -1,4 +1,4 @@
-//! Tensor cores and their fragments: ldmatrix, stmatrix, movmatrix, mma.
+//! Tensor cores and their fragments: ldmatrix, stmatrix, movmatrix, mma, wmma.
 //!
 //! PTX manual, chapter "Warp Level Matrix Multiply-Accumulate Instructions". Every one of them is
 //! `.sync.aligned`: all 32 lanes of the warp execute it together.
@@ -7,6 +7,7 @@ mod fragments;
 mod matrix;
 mod mma;
 mod product;
+mod wmma;
 
 use super::lower::{Lowering, Refusal};
 use super::registers::{FULL, Slot};
@@ -24,6 +25,10 @@ pub enum Op {
         a: Slot,
     },
     Mma(Box<mma::Mma>),
+    /// wmma.load, wmma.store.
+    Move(Box<wmma::Move>),
+    /// wmma.mma.
+    Multiply(Box<wmma::Multiply>),
 }
 
 pub fn lower(instruction: &Instruction, to: &mut Lowering) -> Result<Option<Op>, Refusal> {
@@ -41,6 +46,10 @@ pub fn lower(instruction: &Instruction, to: &mut Lowering) -> Result<Option<Op>,
             Op::Transpose { d: to.dst(d, Type::B32)?, a: to.src(a, Type::B32)? }
         }
         "mma" => Op::Mma(Box::new(mma::lower(instruction, to)?)),
+        "wmma" if instruction.modifiers.first() == Some(&"mma") => {
+            Op::Multiply(Box::new(wmma::lower_multiply(instruction, to)?))
+        }
+        "wmma" => Op::Move(Box::new(wmma::lower_move(instruction, to)?)),
         _ => return Ok(None),
     }))
 }
@@ -69,6 +78,8 @@ pub fn exec(op: &Op, exec: &mut Exec) -> Result<(), Fault> {
             exec.regs.set32(*d, FULL, &out);
         }
         Op::Mma(mma) => mma::exec(mma, &mut exec.regs),
+        Op::Move(moved) => wmma::exec_move(moved, exec)?,
+        Op::Multiply(multiply) => wmma::exec_multiply(multiply, &mut exec.regs),
     }
     Ok(())
 }
