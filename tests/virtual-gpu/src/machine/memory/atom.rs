@@ -5,10 +5,11 @@ use half::{bf16, f16};
 use super::super::lower::{Lowering, Refusal};
 use super::super::registers::{LANES, W64, lanes};
 use super::super::{Exec, Fault};
-use super::address::{Act, Part, Place, Reach, Target, reach_global, reach_shared, watch};
+use super::address::{Act, Part, Place, Target, watch};
 use super::decode::{self, Order, Reg, access_type, modifiers};
 use super::elements::{put, take};
 use super::raw;
+use super::reach::{Reach, reach_global, reach_shared};
 use crate::ptx::ast::{Instruction, Operand, Type};
 use crate::watch::Kind;
 use crate::watch::race::How;
@@ -113,29 +114,28 @@ fn change(op: &str, ty: Type) -> Option<Change> {
 
 pub fn exec(op: &Atom, exec: &mut Exec) -> Result<(), Fault> {
     op.order.before(exec);
-    let addresses = op.at.addresses(exec);
-    let mut rest = exec.mask;
-    while rest != 0 {
-        let part = op.at.part(rest, &addresses);
-        rest &= !part.mask;
-        let reach = match part.place {
-            Place::Global | Place::Generic => reach_global(exec, &part, op.size, Act::Atomic)?,
-            Place::Shared => reach_shared(exec, &part, op.size, Act::Atomic)?,
-            Place::Local | Place::Param => return Err(no_atomics(&part)),
-        };
-        watch(exec, &part, op.size, How::Atomic, true);
-        let b = take(&exec.regs, op.b);
-        let c = take(&exec.regs, op.c);
-        let old = match op.size {
-            2 => all_lanes::<2>(op, &part, &reach, &b, &c),
-            4 => all_lanes::<4>(op, &part, &reach, &b, &c),
-            _ => all_lanes::<8>(op, &part, &reach, &b, &c),
-        };
-        if let Some(to) = op.to {
-            put(&mut exec.regs, part.mask, to, op.size, false, &old);
-        }
-    }
+    op.at.for_parts(op, exec, part)?;
     op.order.after();
+    Ok(())
+}
+
+fn part(op: &Atom, exec: &mut Exec, part: &Part) -> Result<(), Fault> {
+    let reach = match part.place {
+        Place::Global | Place::Generic => reach_global(exec, part, op.size, Act::Atomic)?,
+        Place::Shared => reach_shared(exec, part, op.size, Act::Atomic)?,
+        Place::Local | Place::Param => return Err(no_atomics(part)),
+    };
+    watch(exec, part, op.size, How::Atomic, true);
+    let b = take(&exec.regs, op.b);
+    let c = take(&exec.regs, op.c);
+    let old = match op.size {
+        2 => all_lanes::<2>(op, part, &reach, &b, &c),
+        4 => all_lanes::<4>(op, part, &reach, &b, &c),
+        _ => all_lanes::<8>(op, part, &reach, &b, &c),
+    };
+    if let Some(to) = op.to {
+        put(&mut exec.regs, part.mask, to, op.size, false, &old);
+    }
     Ok(())
 }
 
@@ -164,11 +164,7 @@ fn all_lanes<const S: usize>(op: &Atom, part: &Part, reach: &Reach, b: &W64, c: 
         }
         let shared = part.place == Place::Shared;
         for lane in lanes(part.mask) {
-            let at = match reach {
-                Reach::Row(host) => host.wrapping_add(lane * S),
-                Reach::Same(host) => *host,
-                Reach::Any(hosts) => hosts[lane],
-            };
+            let at = reach.lane(part, S, lane);
             let (b, c) = (b[lane], c[lane]);
             old[lane] = if shared {
                 // A block runs on one host thread: nobody comes in between.

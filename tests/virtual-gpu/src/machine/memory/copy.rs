@@ -6,11 +6,10 @@
 use super::super::lower::{Lowering, Refusal};
 use super::super::registers::{LANES, Pred, Slot, W32, W64, lanes};
 use super::super::{Exec, Fault};
-use super::address::{
-    Act, Part, Place, Target, access, reach_global, reach_shared, stray, tell, uninitialised, watch,
-};
+use super::address::{Act, Part, Place, Target, access, tell, watch};
 use super::decode::{self, modifiers};
-use super::elements::{gather, scatter};
+use super::elements::{gather_any, scatter};
+use super::reach::{reach_global, reach_shared, stray, uninitialised};
 use crate::ptx::ast::{Instruction, Operand, Space, Type};
 use crate::watch::race::{Access, How};
 
@@ -137,13 +136,10 @@ fn copy(op: &Copy, exec: &mut Exec) -> Result<(), Fault> {
         let part = op.from.part(whole, &from);
         let reach = reach_global(exec, &part, bytes, Act::Read)?;
         watch(exec, &part, bytes, How::Read, false);
-        // SAFETY: `reach` comes from a check of `bytes` a lane.
-        unsafe {
-            match bytes {
-                4 => values[0] = gather::<4>(&reach, 4, 0),
-                8 => values[0] = gather::<8>(&reach, 8, 0),
-                _ => values = [gather::<8>(&reach, 16, 0), gather::<8>(&reach, 16, 8)],
-            }
+        let size = bytes.min(8);
+        for (i, value) in values.iter_mut().enumerate().take(bytes.div_ceil(8) as usize) {
+            // SAFETY: `reach` comes from a check of `bytes` a lane.
+            *value = unsafe { gather_any(&reach, &part, size, bytes as usize, 8 * i) };
         }
         for value in &mut values {
             for (lane, value) in value.iter_mut().enumerate() {
@@ -163,11 +159,11 @@ fn copy(op: &Copy, exec: &mut Exec) -> Result<(), Fault> {
     // SAFETY: as above.
     unsafe {
         match bytes {
-            4 => scatter::<4>(&reach, mask, 4, 0, |lane| values[0][lane]),
-            8 => scatter::<8>(&reach, mask, 8, 0, |lane| values[0][lane]),
+            4 => scatter::<4>(&reach, &to, 4, 0, |lane| values[0][lane]),
+            8 => scatter::<8>(&reach, &to, 8, 0, |lane| values[0][lane]),
             _ => {
-                scatter::<8>(&reach, mask, 16, 0, |lane| values[0][lane]);
-                scatter::<8>(&reach, mask, 16, 8, |lane| values[1][lane]);
+                scatter::<8>(&reach, &to, 16, 0, |lane| values[0][lane]);
+                scatter::<8>(&reach, &to, 16, 8, |lane| values[1][lane]);
             }
         }
     }
@@ -190,7 +186,7 @@ fn partial(
     let read = &mut bytes[..size as usize];
     exec.grid.memory.read(address, read).map_err(|error| stray(error, lane, Act::Read))?;
     if exec.grid.watched {
-        let part = Part { place: Place::Global, mask: 1 << lane, addresses: [address; LANES] };
+        let part = Part::new(Place::Global, 1 << lane, [address; LANES]);
         watch(exec, &part, size, How::Read, false);
         if exec.grid.memory.is_written(address, u64::from(size)) == Ok(false) {
             uninitialised(exec, lane, address, size, Act::Read);

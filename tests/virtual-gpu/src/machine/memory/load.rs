@@ -3,9 +3,10 @@
 use super::super::lower::{Lowering, Refusal};
 use super::super::registers::{W64, lanes};
 use super::super::{Exec, Fault};
-use super::address::{Act, Part, Place, Reach, Target, reach_global, reach_shared, watch};
+use super::address::{Act, Part, Place, Target, watch};
 use super::decode::{self, Order, Reg, access_type, modifiers};
-use super::elements::{gather, gather32, put, put32};
+use super::elements::{load32, load64, put};
+use super::reach::{reach_global, reach_shared};
 use crate::ptx::ast::Instruction;
 use crate::watch::race::How;
 
@@ -53,45 +54,34 @@ pub fn exec(op: &Load, exec: &mut Exec) -> Result<(), Fault> {
     if op.at.place == Place::Param && op.at.base.is_none() {
         return param(op, exec);
     }
-    let addresses = op.at.addresses(exec);
-    let mut rest = exec.mask;
-    while rest != 0 {
-        let part = op.at.part(rest, &addresses);
-        rest &= !part.mask;
-        match part.place {
-            Place::Global | Place::Generic => {
-                let reach = reach_global(exec, &part, op.width, Act::Read)?;
-                linear(op, exec, &part, &reach);
-            }
-            Place::Shared => {
-                let reach = reach_shared(exec, &part, op.width, Act::Read)?;
-                linear(op, exec, &part, &reach);
-            }
-            Place::Local => local(op, exec, &part)?,
-            Place::Param => indexed_param(op, exec, &part)?,
-        }
-    }
+    op.at.for_parts(op, exec, part)?;
     op.order.after();
     Ok(())
 }
 
-#[inline(always)]
-fn linear(op: &Load, exec: &mut Exec, part: &Part, reach: &Reach) {
+fn part(op: &Load, exec: &mut Exec, part: &Part) -> Result<(), Fault> {
+    let reach = match part.place {
+        Place::Global | Place::Generic => reach_global(exec, part, op.width, Act::Read)?,
+        Place::Shared => reach_shared(exec, part, op.width, Act::Read)?,
+        Place::Local => return local(op, exec, part),
+        Place::Param => return indexed_param(op, exec, part),
+    };
     watch(exec, part, op.width, How::Read, op.order.strong);
+    let (regs, from, signed) = (&mut exec.regs, (&reach, part), op.signed);
     let width = op.width as usize;
     for (i, &to) in op.to.iter().enumerate() {
         let at = i * op.size as usize;
-        let regs = &mut exec.regs;
         // SAFETY: `reach` comes from a check of `width` bytes a lane.
         unsafe {
             match op.size {
-                1 => put32(regs, part.mask, to, 1, op.signed, &gather32::<1>(reach, width, at)),
-                2 => put32(regs, part.mask, to, 2, op.signed, &gather32::<2>(reach, width, at)),
-                4 => put32(regs, part.mask, to, 4, op.signed, &gather32::<4>(reach, width, at)),
-                _ => regs.set64(to.slot, part.mask, &gather::<8>(reach, width, at)),
+                1 => load32::<1>(regs, to, signed, from, (width, at)),
+                2 => load32::<2>(regs, to, signed, from, (width, at)),
+                4 => load32::<4>(regs, to, signed, from, (width, at)),
+                _ => load64(regs, to, from, (width, at)),
             }
         }
     }
+    Ok(())
 }
 
 /// A parameter by its name: the same for every lane.
@@ -102,13 +92,17 @@ fn param(op: &Load, exec: &mut Exec) -> Result<(), Fault> {
         .and_then(|end| exec.grid.params.get(start..end))
         .ok_or_else(|| {
             let addresses = [op.at.offset; 32];
-            let part = Part { place: Place::Param, mask: exec.mask, addresses };
+            let part = Part::new(Place::Param, exec.mask, addresses);
             part.outside(op.width, Act::Read, exec.grid.params.len() as u64)
         })?;
     for (i, &to) in op.to.iter().enumerate() {
         let at = i * op.size as usize;
         let value = little_endian(&bytes[at..at + op.size as usize]);
-        put(&mut exec.regs, exec.mask, to, op.size, op.signed, &[value; 32]);
+        if op.size == 4 && !to.wide {
+            exec.regs.set32(to.slot, exec.mask, &[value as u32; 32]);
+        } else {
+            put(&mut exec.regs, exec.mask, to, op.size, op.signed, &[value; 32]);
+        }
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ pub mod decode;
 mod elements;
 pub mod load;
 mod raw;
+pub mod reach;
 pub mod store;
 #[cfg(test)]
 mod tests;

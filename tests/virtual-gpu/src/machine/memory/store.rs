@@ -3,9 +3,10 @@
 use super::super::lower::{Lowering, Refusal};
 use super::super::registers::{LANES, W64, lanes};
 use super::super::{Exec, Fault};
-use super::address::{Act, Part, Place, Reach, Target, access, reach_global, reach_shared, tell};
+use super::address::{Act, Part, Place, Target, access, tell};
 use super::decode::{self, Order, Reg, access_type, modifiers};
-use super::elements::{gather, scatter, take};
+use super::elements::{gather, gather_any, scatter, take};
+use super::reach::{Reach, reach_global, reach_shared};
 use crate::ptx::ast::{Instruction, Space};
 use crate::watch::race::{Access, How};
 
@@ -54,33 +55,20 @@ pub fn lower(instruction: &Instruction, to: &mut Lowering) -> Result<Store, Refu
 
 pub fn exec(op: &Store, exec: &mut Exec) -> Result<(), Fault> {
     op.order.before(exec);
-    let addresses = op.at.addresses(exec);
-    let mut rest = exec.mask;
-    while rest != 0 {
-        let part = op.at.part(rest, &addresses);
-        rest &= !part.mask;
-        match part.place {
-            Place::Global | Place::Generic => {
-                let reach = reach_global(exec, &part, op.width, Act::Write)?;
-                linear(op, exec, &part, &reach);
-            }
-            Place::Shared => {
-                let reach = reach_shared(exec, &part, op.width, Act::Write)?;
-                linear(op, exec, &part, &reach);
-            }
-            Place::Local => local(op, exec, &part)?,
-            Place::Param => return Err(part.outside(op.width, Act::Write, 0)),
-        }
-    }
-    Ok(())
+    op.at.for_parts(op, exec, part)
 }
 
-#[inline(always)]
-fn linear(op: &Store, exec: &mut Exec, part: &Part, reach: &Reach) {
+fn part(op: &Store, exec: &mut Exec, part: &Part) -> Result<(), Fault> {
+    let reach = match part.place {
+        Place::Global | Place::Generic => reach_global(exec, part, op.width, Act::Write)?,
+        Place::Shared => reach_shared(exec, part, op.width, Act::Write)?,
+        Place::Local => return local(op, exec, part),
+        Place::Param => return Err(part.outside(op.width, Act::Write, 0)),
+    };
     if exec.grid.watched {
-        tell_write(op, exec, part, reach);
+        tell_write(op, exec, part, &reach);
     }
-    let (mask, width) = (part.mask, op.width as usize);
+    let width = op.width as usize;
     for (i, from) in op.from.iter().enumerate() {
         let at = i * op.size as usize;
         // SAFETY: `reach` comes from a check of `width` bytes a lane; shared memory is borrowed by nobody
@@ -88,13 +76,14 @@ fn linear(op: &Store, exec: &mut Exec, part: &Part, reach: &Reach) {
         unsafe {
             if from.wide {
                 let value = exec.regs.r64(from.slot);
-                put(op.size, reach, mask, width, at, |lane| value[lane]);
+                put(op.size, &reach, part, width, at, |lane| value[lane]);
             } else {
                 let value = exec.regs.r32(from.slot);
-                put(op.size, reach, mask, width, at, |lane| u64::from(value[lane]));
+                put(op.size, &reach, part, width, at, |lane| u64::from(value[lane]));
             }
         }
     }
+    Ok(())
 }
 
 /// `scatter` for a size that is known only now.
@@ -105,7 +94,7 @@ fn linear(op: &Store, exec: &mut Exec, part: &Part, reach: &Reach) {
 unsafe fn put(
     size: u32,
     reach: &Reach,
-    mask: u32,
+    part: &Part,
     width: usize,
     at: usize,
     value: impl Fn(usize) -> u64,
@@ -113,45 +102,59 @@ unsafe fn put(
     // SAFETY: handed on to the caller.
     unsafe {
         match size {
-            1 => scatter::<1>(reach, mask, width, at, value),
-            2 => scatter::<2>(reach, mask, width, at, value),
-            4 => scatter::<4>(reach, mask, width, at, value),
-            _ => scatter::<8>(reach, mask, width, at, value),
+            1 => scatter::<1>(reach, part, width, at, value),
+            2 => scatter::<2>(reach, part, width, at, value),
+            4 => scatter::<4>(reach, part, width, at, value),
+            _ => scatter::<8>(reach, part, width, at, value),
         }
     }
 }
 
 /// Tells the watchman what is written, and which lanes find it there already.
 fn tell_write(op: &Store, exec: &mut Exec, part: &Part, reach: &Reach) {
-    let (size, width) = (op.size as usize, op.width as usize);
+    let (how, strong, width) = (How::Write, op.order.strong, op.width as usize);
+    if let ([from], 4) = (op.from.as_slice(), op.width)
+        && !from.wide
+    {
+        // The register is what is written, as it lies there.
+        let new = *exec.regs.r32(from.slot);
+        let mut same = 0;
+        let compare = |i: usize, old: u64| same |= u32::from(old as u32 == new[i]) << i;
+        // SAFETY: `reach` comes from a check of 4 bytes a lane.
+        unsafe { gather::<4>(reach, part, 4, 0, compare) };
+        let (unchanged, values) = (same & part.mask, bytemuck::cast_slice(&new));
+        tell(exec, part, Access { how, strong, unchanged, values, ..access(exec, part, 4) });
+        return;
+    }
+    let size = op.size as usize;
     let keep = u64::MAX >> (64 - 8 * op.size);
     let mut values = [0; LANES * 16];
     let mut differ = 0;
     for (i, &from) in op.from.iter().enumerate() {
         let at = i * size;
         // SAFETY: `reach` comes from a check of `width` bytes a lane.
-        let old: W64 = unsafe {
-            match op.size {
-                1 => gather::<1>(reach, width, at),
-                2 => gather::<2>(reach, width, at),
-                4 => gather::<4>(reach, width, at),
-                _ => gather::<8>(reach, width, at),
-            }
-        };
+        let old = unsafe { gather_any(reach, part, op.size, width, at) };
         let new = take(&exec.regs, from);
         for (lane, (old, new)) in old.iter().zip(&new).enumerate() {
             differ |= u32::from((old ^ new) & keep != 0) << lane;
-            values[lane * width + at..][..size].copy_from_slice(&new.to_le_bytes()[..size]);
+        }
+        match size {
+            1 => lay::<1>(&new, &mut values[at..], width),
+            2 => lay::<2>(&new, &mut values[at..], width),
+            4 => lay::<4>(&new, &mut values[at..], width),
+            _ => lay::<8>(&new, &mut values[at..], width),
         }
     }
-    let access = Access {
-        how: How::Write,
-        strong: op.order.strong,
-        unchanged: part.mask & !differ,
-        values: &values[..LANES * width],
-        ..access(exec, part, op.width)
-    };
-    tell(exec, part, access);
+    let (unchanged, values) = (part.mask & !differ, &values[..LANES * width]);
+    tell(exec, part, Access { how, strong, unchanged, values, ..access(exec, part, op.width) });
+}
+
+/// The low `S` bytes of each value, `width` bytes apart.
+#[inline(always)]
+fn lay<const S: usize>(values: &W64, to: &mut [u8], width: usize) {
+    for (to, value) in to.chunks_mut(width).zip(values) {
+        to[..S].copy_from_slice(&value.to_le_bytes()[..S]);
+    }
 }
 
 fn local(op: &Store, exec: &mut Exec, part: &Part) -> Result<(), Fault> {

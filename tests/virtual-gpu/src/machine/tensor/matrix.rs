@@ -1,8 +1,9 @@
 //! ldmatrix and stmatrix: 8 × 8 matrices of 16-bit elements between shared memory and registers.
 
 use super::super::lower::{Lowering, Refusal};
-use super::super::memory::address::{Act, Part, Place, Target, access, reach_shared, tell, watch};
+use super::super::memory::address::{Act, Part, Place, Target, access, tell, watch};
 use super::super::memory::decode;
+use super::super::memory::reach::reach_shared;
 use super::super::registers::{FULL, LANES, Slot, lanes};
 use super::super::{Exec, Fault};
 use super::{fragments, operands, vector};
