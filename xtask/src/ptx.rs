@@ -60,7 +60,7 @@ pub fn run(request: &Request) -> Result<Vec<PathBuf>, Error> {
 /// A folder that can't be listed.
 pub fn all() -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
-    for folder in ["kernels", "tests/virtual-gpu/tests"] {
+    for folder in ["kernels", "tests/virtual-gpu/examples", "tests/virtual-gpu/tests"] {
         walk(&crate::root().join(folder), &mut found)?;
     }
     let names: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();

@@ -14,6 +14,9 @@ fn main() -> ExitCode {
         Ok(options) => options,
         Err(error) => return refuse(&error),
     };
+    if !virtual_gpu::is_built() {
+        eprintln!("virtual-gpu: building libcuda.so for this processor, once: a minute or two");
+    }
     let mut command = match virtual_gpu::command(&program, &options) {
         Ok(command) => command,
         Err(error) => return refuse(&error),

@@ -125,6 +125,11 @@ pub fn library() -> Result<PathBuf, RunError> {
     Ok(BUILT.get_or_init(|| folder).clone())
 }
 
+/// Whether the library was ever built here: if not, [`library`] takes a minute or two.
+pub fn is_built() -> bool {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/virtual-gpu/lib/libcuda.so").exists()
+}
+
 fn build(manifest: &Path, target: &Path) -> Result<(), RunError> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(&cargo)
