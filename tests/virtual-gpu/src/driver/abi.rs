@@ -303,3 +303,23 @@ pub fn shared_for_block(function: BlockToShared, threads: u32, otherwise: usize)
     // SAFETY: the program gave the function for this call; it takes a number and gives one.
     function.map_or(otherwise, |function| unsafe { function(threads as i32) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_code() {
+        assert_eq!(call("test", || Err(Error::NotFound)), 500);
+        assert_eq!(call("test", || Ok(())), 0);
+        assert_eq!(call("test", || panic!("the word")), 999);
+    }
+
+    #[test]
+    fn null_is_an_error() {
+        assert_eq!(Out::<u32>::null().put(1), Err(Error::InvalidValue));
+        assert_eq!(In::<u32>::null().get(), Err(Error::InvalidValue));
+        assert_eq!(In::<u32>::null().many(0), Ok(Vec::new()));
+        assert_eq!(Host::at(0).bytes(1), Err(Error::InvalidValue));
+    }
+}

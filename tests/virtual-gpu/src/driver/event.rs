@@ -1,7 +1,8 @@
 //! Events: marks in a stream, and the time between two.
 //!
-//! Time is modelled: the cycles of all launches between the marks by the clock of the claimed card.
-//! Copies, fills and the host's own time take none.
+//! Time is modelled, and so is the same on every machine: a cycle of the claimed card's clock for each
+//! warp instruction of the launches between the marks. Copies, fills and the host's own time take none.
+//! It says which of two kernels does more, not how long a real card takes.
 
 use std::sync::Mutex;
 

@@ -25,9 +25,7 @@ pub fn ptx(driver: &Driver, bytes: &[u8]) -> Result<String> {
     for text in &texts {
         let Some((target, exact)) = target(text) else { continue };
         seen.push(format!("sm_{target}"));
-        // Features of one architecture alone (sm_90a) go nowhere else.
-        let runs = if exact { target == device } else { target <= device };
-        if runs && best.is_none_or(|(other, _)| target > other) {
+        if suits(target, exact, device) && best.is_none_or(|(other, _)| target > other) {
             best = Some((target, text));
         }
     }
@@ -35,6 +33,17 @@ pub fn ptx(driver: &Driver, bytes: &[u8]) -> Result<String> {
         Some((_, text)) => Ok(text.clone()),
         None => refuse(format!("PTX for {}, none of which runs on sm_{device}", seen.join(", "))),
     }
+}
+
+/// Whether a text's target is the device's (`89` for 8.9) or one before it. A text without one is for
+/// the parser to refuse.
+pub fn runs_on(text: &str, device: u32) -> bool {
+    target(text).is_none_or(|(target, exact)| suits(target, exact, device))
+}
+
+/// Features of one architecture alone (sm_90a) go nowhere else.
+fn suits(target: u32, exact: bool, device: u32) -> bool {
+    if exact { target == device } else { target <= device }
 }
 
 /// `.target sm_80` is (80, false), `.target sm_90a` is (90, true).

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use super::abi::{Host, In, Out, Text, call, tell};
 use super::error::{Error, Result};
+use super::fatbin;
 use super::handle::lock;
 use super::image::{self, JitOptions};
 use super::limits::{REGISTERS_PER_THREAD, SHARED_PER_BLOCK};
 use super::state::{Driver, current, driver, working};
-use crate::module::{Kernel, Module};
+use crate::module::{Kernel, LoadError, Module};
 
 pub struct LoadedModule {
     pub context: usize,
@@ -82,11 +83,20 @@ impl Function {
 /// `InvalidImage`, `NoBinaryForGpu`, `InvalidPtx`; the log and stderr say why.
 pub fn load(driver: &Driver, image: image::Bytes, jit: &JitOptions) -> Result<Arc<Module>> {
     let text = image.ptx(driver)?;
-    driver.gpu.load(&text).map_err(|wrong| {
-        let wrong = wrong.to_string();
-        tell("module", &wrong);
-        jit.tell_error(&wrong);
-        Error::InvalidPtx
+    let refuse = |error, why: &str| {
+        tell("module", why);
+        jit.tell_error(why);
+        error
+    };
+    let (major, minor) = driver.options.compute_capability;
+    if !fatbin::runs_on(&text, 10 * major + minor) {
+        let why =
+            format!("the PTX's .target does not run on sm_{major}{minor}: compile it for that");
+        return Err(refuse(Error::InvalidPtx, &why));
+    }
+    driver.gpu.load(&text).map_err(|wrong| match &wrong {
+        LoadError::Memory { .. } => refuse(Error::OutOfMemory, &wrong.to_string()),
+        _ => refuse(Error::InvalidPtx, &wrong.to_string()),
     })
 }
 

@@ -133,6 +133,48 @@ fn no_images() {
 }
 
 #[test]
+fn text_for_a_later_device() {
+    virtual_gpu::run("modules::text_for_a_later_device", &options(), || {
+        raw_context();
+        let text = |target: &str| {
+            format!(".version 8.7\n.target {target}\n.address_size 64\n.entry f()\n{{ ret; }}\n\0")
+        };
+        let told = stderr_of(|| {
+            for target in ["sm_86", "sm_90a", "sm_80a, debug"] {
+                let result = load(text(target).as_bytes());
+                let exact = target.contains("80a");
+                assert_eq!(result.is_ok(), exact, "{target}");
+                assert!(exact || result == Err(CUresult::CUDA_ERROR_INVALID_PTX));
+            }
+        });
+        assert!(told.contains("does not run on sm_80"), "{told}");
+    });
+}
+
+/// Variables of a module are in the device's memory too.
+#[test]
+fn a_module_larger_than_the_memory() {
+    let options = Options { memory_bytes: 1 << 20, ..options() };
+    virtual_gpu::run("modules::a_module_larger_than_the_memory", &options, || {
+        raw_context();
+        let text = |bytes: u32| {
+            let head = ".version 8.1\n.target sm_80\n.address_size 64\n";
+            format!("{head}.visible .global .align 4 .b8 table[{bytes}];\n\0")
+        };
+        stderr_of(|| {
+            let result = load(text(2 << 20).as_bytes());
+            assert_eq!(result, Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY));
+        });
+        // What is unloaded is free again.
+        for _ in 0..4 {
+            let module = load(text(600 << 10).as_bytes()).unwrap();
+            // SAFETY: a module of this test.
+            unsafe { ok(sys::cuModuleUnload(module)) };
+        }
+    });
+}
+
+#[test]
 fn a_file_of_text() {
     virtual_gpu::run("modules::a_file_of_text", &options(), || {
         raw_context();
