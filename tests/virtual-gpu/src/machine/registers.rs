@@ -150,9 +150,17 @@ fn blend<T: Copy>(old: &mut [T; LANES], mask: u32, new: &[T; LANES]) {
     if mask == FULL {
         *old = *new;
     } else {
-        for i in 0..LANES {
-            old[i] = if mask >> i & 1 != 0 { new[i] } else { old[i] };
+        // Two halves that the compiler does not know to be of one mask, on copies: it makes one masked
+        // store of each. Seen as a whole, it takes lane 31 for a test of the sign and falls to pieces.
+        let halves = std::hint::black_box([mask & 0xFFFF, mask >> 16]);
+        let (mut out, new) = (*old, *new);
+        for (half, mask) in halves.into_iter().enumerate() {
+            for i in 0..LANES / 2 {
+                let lane = half * (LANES / 2) + i;
+                out[lane] = if mask & (1 << i) != 0 { new[lane] } else { out[lane] };
+            }
         }
+        *old = out;
     }
 }
 
