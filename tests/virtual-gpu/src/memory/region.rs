@@ -1,6 +1,7 @@
 //! One range of device memory: its bytes on the host, and which of them were ever written.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -229,18 +230,44 @@ impl Region {
         }
         let Some(written) = &self.written else { return };
         self.whole.store(false, Relaxed);
-        let marks: Vec<bool> = (0..len).map(|i| from.is_written(from_offset + i, 1)).collect();
         debug_assert!(written.bytes as u64 * 8 >= self.bytes);
-        for (i, set) in marks.into_iter().enumerate() {
-            self.words(offset + i as u64, 1, |word, bits| {
-                if set {
-                    word.fetch_or(bits, Relaxed);
-                } else {
-                    word.fetch_and(!bits, Relaxed);
-                }
-                true
-            });
+        // All of them before the first is set: the ranges may overlap.
+        let starts = || (0..len).step_by(64).map(|at| (at, (len - at).min(64)));
+        let marks: Vec<u64> =
+            starts().map(|(at, count)| from.marks(from_offset + at, count)).collect();
+        for ((at, count), marks) in starts().zip(marks) {
+            let mut rest = marks;
+            let mut done = 0;
+            while done < count {
+                let first = (offset + at + done) % 64;
+                let some = (64 - first).min(count - done);
+                let bits = (u64::MAX >> (64 - some)) << first;
+                let set = (rest << first) & bits;
+                self.words(offset + at + done, some, |word, _| {
+                    word.fetch_or(set, Relaxed);
+                    word.fetch_and(set | !bits, Relaxed);
+                    true
+                });
+                rest = rest.checked_shr(some as u32).unwrap_or(0);
+                done += some;
+            }
         }
+    }
+
+    /// The marks of up to 64 bytes, the first one lowest.
+    fn marks(&self, offset: u64, len: u64) -> u64 {
+        if self.is_whole() {
+            return u64::MAX;
+        }
+        let marks = Cell::new(0);
+        let taken = Cell::new(0);
+        self.words(offset, len, |word, bits| {
+            let part = (word.load(Relaxed) & bits) >> bits.trailing_zeros();
+            marks.set(marks.get() | part << taken.get());
+            taken.set(taken.get() + bits.count_ones());
+            true
+        });
+        marks.get()
     }
 
     /// Calls `f` with every word of the bitmap in a range and the bits of it that count, until it is false.

@@ -191,6 +191,10 @@ fn stray_accesses_are_named() {
             "read of 4 bytes at {end:#x}, 0 bytes past the end of the 1024 bytes at {a:#x} (allocation 1)"
         )
     );
+    let scattered = |lane: u64| a + (lane * 5 % 32) * 32 + 28;
+    run.run("ld.global.u32 %r1, [%rd2];", &[("%rd2", &scattered)], "%r1").unwrap();
+    let (kind, lane, _) = at(&mut run, &|lane| scattered(lane) + if lane == 19 { 4 } else { 0 });
+    assert_eq!((kind, lane), (Kind::OutOfBounds, 19));
     let (kind, lane, detail) = at(&mut run, &|lane| if lane == 7 { b - 8 } else { b });
     assert_eq!((kind, lane), (Kind::OutOfBounds, 7));
     assert!(detail.contains("8 bytes before the 100 bytes at"), "{detail}");

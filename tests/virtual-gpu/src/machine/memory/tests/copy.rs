@@ -95,3 +95,18 @@ fn groups_are_waited_for_in_order() {
     run.run("cp.async.wait_all;", &[], "%r1").unwrap();
     assert_eq!(open(&run), 0);
 }
+
+#[test]
+fn a_true_predicate_ignores_the_source() {
+    let mut run = Run::new();
+    run.shared = 128;
+    run.block.shared = vec![Lanes([0xEEEE_EEEE; 32])];
+    let buffer = filled(&run, 128, pattern);
+    let inputs: [(&str, &dyn Fn(u64) -> u64); 2] =
+        [("%r1", &|lane| lane * 4), ("%rd2", &|lane| buffer + lane * 4)];
+    // Predicates are no values here: one that nothing has set is false.
+    run.run("cp.async.ca.shared.global [%r1], [%rd2], 4, %p1;", &inputs, "%r1").unwrap();
+    assert_eq!(shared(&mut run), (0..128).map(pattern).collect::<Vec<_>>());
+    run.run("cp.async.ca.shared.global [%r1], [%rd2], 4, !%p1;", &inputs, "%r1").unwrap();
+    assert_eq!(shared(&mut run), [0; 128]);
+}
