@@ -93,13 +93,13 @@ impl State {
             return;
         }
         let (count, all) = (barrier.votes, barrier.votes == barrier.voters);
-        let warps = barrier.warps;
+        let (warps, whole) = (barrier.warps, barrier.count.is_none());
         *barrier = Barrier {
             generation: barrier.generation.wrapping_add(1),
             result: Votes { count, all, any: count > 0 },
             ..Barrier::default()
         };
-        self.watch.barrier(warps);
+        self.watch.barrier(warps, whole);
     }
 }
 

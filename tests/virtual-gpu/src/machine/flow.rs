@@ -192,7 +192,7 @@ fn exit(strand: &mut Strand, exec: &mut Exec) {
     strand.mask &= !exec.mask;
     exec.warp.live &= !exec.mask;
     if exec.warp.live == 0 {
-        exec.block.watch.exit(exec.warp.index);
+        exec.block.watch.exit(exec.grid, exec.warp.index);
     }
     exec.block.exited(exec.mask.count_ones());
     // Who waits for lanes of this warp may have been waiting for these.

@@ -1,6 +1,6 @@
 //! From a function's syntax tree to slots: what the families' `lower` functions ask of their context.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::program::{Constant, FUNCTION_WINDOW, Special};
 use super::registers::{Pred, Slot};
@@ -65,8 +65,6 @@ pub struct Base {
 /// A function on its way into slots.
 pub struct Lowering<'a> {
     body: &'a Body<'a>,
-    /// Register and offset of the places that the body's atom.cas instructions compare.
-    compared: HashSet<(u32, i64)>,
     /// Of every register of the body, once it is used.
     slots: Vec<Option<Slot>>,
     preds: Vec<Option<Pred>>,
@@ -82,19 +80,8 @@ pub struct Lowering<'a> {
 
 impl<'a> Lowering<'a> {
     pub fn new(body: &'a Body<'a>, symbols: HashMap<String, Symbol>) -> Lowering<'a> {
-        let mut compared = HashSet::new();
-        for statement in &body.statements {
-            if let Statement::Instruction(instruction) = statement
-                && instruction.name == "atom"
-                && instruction.modifiers.contains(&"cas")
-                && let Some(place) = instruction.operands.get(1).and_then(register_and_offset)
-            {
-                compared.insert(place);
-            }
-        }
         Lowering {
             body,
-            compared,
             slots: vec![None; body.registers.len()],
             preds: vec![None; body.registers.len()],
             symbols,
@@ -132,12 +119,6 @@ impl<'a> Lowering<'a> {
             _ => None,
         };
         labels.iter().map(|label| statement(&**label)).collect()
-    }
-
-    /// Whether the body compares and swaps the place that an operand names. A plain load of it is then
-    /// the guess that starts a loop of atom.cas, which checks it: CUDA's own headers add halves so.
-    pub fn is_guess(&self, operand: &Operand) -> bool {
-        register_and_offset(operand).is_some_and(|place| self.compared.contains(&place))
     }
 
     /// Declared type of a register.
@@ -369,16 +350,6 @@ impl<'a> Lowering<'a> {
             self.specials.into_iter().map(|(special, slot)| (slot, special)).collect();
         specials.sort_by_key(|(slot, _)| *slot);
         (self.next_slot, self.next_pred, constants, specials)
-    }
-}
-
-fn register_and_offset(operand: &Operand) -> Option<(u32, i64)> {
-    match operand {
-        Operand::Address { base, offset } => match **base {
-            Operand::Reg(register) => Some((register, *offset)),
-            _ => None,
-        },
-        _ => None,
     }
 }
 

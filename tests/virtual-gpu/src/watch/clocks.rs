@@ -68,10 +68,10 @@ impl Clocks {
         thread == by || epoch <= self.seen[by as usize / WARPS][thread as usize / WARPS]
     }
 
-    /// A barrier was completed by these warps. Warps whose threads have all exited count as having
-    /// arrived at every barrier: that is when hardware lets a barrier go.
-    pub fn barrier(&mut self, warps: u32) {
-        let arrived = warps | self.exited;
+    /// A barrier was completed by these warps. At a barrier of the `whole` block warps whose threads have
+    /// all exited count as having arrived: that is when hardware lets it go.
+    pub fn barrier(&mut self, warps: u32, whole: bool) {
+        let arrived = if whole { warps | self.exited } else { warps };
         let mut joined = [self.base; WARPS];
         for w in (0..self.warps).filter(|w| arrived >> w & 1 != 0) {
             for (all, one) in joined.iter_mut().zip(&self.seen[w]) {

@@ -53,7 +53,7 @@ fn time(
                 );
             }
             *spent = spent.min(start.elapsed().as_secs_f64());
-            clocks.barrier((1 << WARPS) - 1);
+            clocks.barrier((1 << WARPS) - 1, true);
         }
     }
     let each = |spent: f64| spent * 1e9 / f64::from(WARPS);

@@ -20,7 +20,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 use super::Kind;
 use super::clocks::Clocks;
 use super::race::{Access, How};
-use super::shared::{Hit, Other, all_equal};
+use super::shared::{Hit, Other, all_equal, is_guess};
 use crate::machine::registers::{LANES, lanes};
 
 /// Bytes of a page, as a shift.
@@ -303,7 +303,8 @@ impl View {
             let check = Check { view: self, clocks, fences, access, lane, me, cells, shift };
             if let Some((kind, cell, other)) = check.run(start..start + count) {
                 let at = base + (offset & !((1 << PAGE) - 1)) + ((cell as u64) << shift);
-                hits.push(Hit { kind, lane, at, other: Some(other) });
+                let guess = is_guess(access, Some(other));
+                hits.push(Hit { kind, lane, at, other: Some(other), guess });
             }
         }
     }
@@ -410,8 +411,10 @@ impl Check<'_> {
                 let read = reads.map_or(0, |reads| reads[cell].load(Ordering::Relaxed));
                 let clash =
                     |key, wrote| if self.is_now(key) { self.clash(key, wrote) } else { None };
+                // A plain read before an atomic may be the first guess of a compare-and-swap loop.
+                let plain = self.access.how == How::Write;
                 wrong = clash(old, true)
-                    .or_else(|| clash(read, false))
+                    .or_else(|| if plain { clash(read, false) } else { None })
                     .map(|(kind, other)| (kind, cell, other));
             }
             values[cell].store(value.unwrap_or(ATOMIC), Ordering::Relaxed);
@@ -454,7 +457,8 @@ impl Check<'_> {
         let (block, thread, pc) = (block(key), thread(key), key as u32 & (PCS - 1));
         let epoch = (key >> EPOCH) as u32 & (EPOCHS - 1);
         let pc = if pc == PCS - 1 { u32::MAX } else { pc };
-        let mut other = Other { block, thread, pc, wrote, at_once: false };
+        let strong = key & STRONG != 0;
+        let mut other = Other { block, thread, pc, wrote, strong, at_once: false };
         if block == self.me.block {
             if self.is_ordered(key) {
                 return None;

@@ -75,7 +75,7 @@ fn play(events: &[Event], shadow: &Shadow, launch: u64, tally: &mut Tally) {
     for (pc, event) in events.iter().enumerate() {
         match *event {
             Event::Barrier(block) => {
-                blocks[block].0.barrier(3);
+                blocks[block].0.barrier(3, true);
                 let threads: Vec<usize> =
                     (block * WARPS * LANES..(block + 1) * WARPS * LANES).collect();
                 oracle.join(&threads);
@@ -196,7 +196,7 @@ proptest! {
     }
 }
 
-/// What the shadow forgets costs few races.
+/// What the shadow forgets, and atomics after plain reads, which it leaves alone, are few.
 #[test]
 fn most_races_are_named() {
     use proptest::strategy::ValueTree;
@@ -208,5 +208,5 @@ fn most_races_are_named() {
     }
     let share = f64::from(tally.first_named) / f64::from(tally.first_races);
     println!("named: {share:.4} of {} first races", tally.first_races);
-    assert!(tally.first_races > 1_500 && share > 0.95, "{share}");
+    assert!(tally.first_races > 1_500 && share > 0.9, "{share}");
 }

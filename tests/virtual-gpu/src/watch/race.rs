@@ -64,6 +64,19 @@ pub struct BlockWatch {
     global: View,
     lookup: Lookup,
     hits: Vec<Hit>,
+    /// Reads that are no fault if their thread goes on to an atomic there.
+    guesses: Vec<Told>,
+}
+
+/// What a finding is made from: one lane of an access.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    hit: Hit,
+    shared: bool,
+    thread: u32,
+    pc: u32,
+    bytes: u32,
+    how: How,
 }
 
 impl BlockWatch {
@@ -76,12 +89,13 @@ impl BlockWatch {
         let [width, height, _] = grid.grid_dim.map(u64::from);
         self.global.begin((z * height + y) * width + x);
         (self.block, self.begun) = (block, true);
+        self.guesses.clear();
     }
 
     /// A barrier was completed by these warps (bit w of `warps`): what they did before it is ordered
-    /// before what they do after it.
-    pub fn barrier(&mut self, warps: u32) {
-        self.clocks.barrier(warps);
+    /// before what they do after it. One of the `whole` block does not wait for threads that have exited.
+    pub fn barrier(&mut self, warps: u32, whole: bool) {
+        self.clocks.barrier(warps, whole);
     }
 
     /// `bar.warp.sync` ordered these lanes of a warp.
@@ -99,8 +113,17 @@ impl BlockWatch {
     }
 
     /// The last thread of a warp has exited.
-    pub fn exit(&mut self, warp: u32) {
+    pub fn exit(&mut self, grid: &Grid, warp: u32) {
         self.clocks.exit(warp as usize);
+        let mut guesses = std::mem::take(&mut self.guesses);
+        guesses.retain(|told| {
+            let here = told.thread / LANES as u32 == warp;
+            if here {
+                self.tell(grid, told);
+            }
+            !here
+        });
+        self.guesses = guesses;
     }
 
     /// An access to shared memory, within its bounds. What is wrong with it goes to the grid's log.
@@ -110,8 +133,9 @@ impl BlockWatch {
         }
         self.shared.access(&mut self.clocks, access, &mut self.hits);
         if !self.hits.is_empty() {
-            self.report(grid, access, |at| format!("shared offset {at:#x}"));
+            self.report(grid, access, true);
         }
+        self.forgive(access, true);
     }
 
     /// An access to global memory, within an allocation. What is wrong with it goes to the grid's log.
@@ -119,9 +143,21 @@ impl BlockWatch {
         if !self.begun {
             return;
         }
-        let fences = &grid.log.fences;
-        self.global.enter(fences);
-        let mut rest = View::worth(access);
+        self.global.enter(&grid.log.fences);
+        let worth = View::worth(access);
+        self.global_lanes(grid, access, worth);
+        if worth != access.mask && self.hits.iter().any(|hit| hit.guess) {
+            // Which of the readers goes on to an atomic will be seen: each counts.
+            self.global_lanes(grid, access, access.mask & !worth);
+        }
+        self.global.leave(&mut self.clocks, access);
+        if !self.hits.is_empty() {
+            self.report(grid, access, false);
+        }
+        self.forgive(access, false);
+    }
+
+    fn global_lanes(&mut self, grid: &Grid, access: &Access, mut rest: u32) {
         while rest != 0 {
             let first = access.addresses[rest.trailing_zeros() as usize];
             // Nearly always all lanes are in one allocation.
@@ -133,7 +169,7 @@ impl BlockWatch {
                     here &= !(u32::from(address.wrapping_sub(region.base) >= region.bytes) << lane);
                 }
                 self.global.access(
-                    (&self.clocks, fences, grid.launch),
+                    (&self.clocks, &grid.log.fences, grid.launch),
                     (&region.shadow, region.base, region.bytes),
                     access,
                     here,
@@ -141,19 +177,6 @@ impl BlockWatch {
                 );
             }
             rest &= !here;
-        }
-        self.global.leave(&mut self.clocks, access);
-        if !self.hits.is_empty() {
-            self.report(grid, access, |at| match grid.memory.region(at, 1) {
-                Ok(region) => format!(
-                    "{at:#x}, {} bytes into the {} bytes at {:#x} (allocation {})",
-                    at - region.base,
-                    region.bytes,
-                    region.base,
-                    region.number
-                ),
-                Err(_) => format!("{at:#x}"),
-            });
         }
     }
 
@@ -166,46 +189,88 @@ impl BlockWatch {
         self.shared.async_done(self.clocks.epoch(warp as usize), thread, offset, bytes);
     }
 
-    #[cold]
-    fn report(&mut self, grid: &Grid, access: &Access, name: impl Fn(u64) -> String) {
-        for hit in self.hits.drain(..) {
-            let line = |pc: u32| grid.program.lines.get(pc as usize).map_or(0, |line| line.0);
-            let key = Key {
-                kind: hit.kind,
-                line: line(access.pc),
-                other: hit.other.map_or(0, |other| line(other.pc)),
-                block: self.block,
-            };
-            grid.log.report_as(key, || {
-                let me = access.warp * LANES as u32 + hit.lane as u32;
-                let spot =
-                    |block, thread, pc| Spot { block, thread: place(thread, grid.block_dim), pc };
-                let other = hit.other.map(|other| {
-                    let block = if hit.kind == Kind::CrossBlockRace {
-                        place_in(other.block, grid.grid_dim)
-                    } else {
-                        self.block
-                    };
-                    spot(block, other.thread, other.pc)
-                });
-                let mut detail =
-                    format!("{} of {} bytes at {}", access.how.verb(), access.bytes, name(hit.at));
-                match (hit.kind, hit.other) {
-                    (Kind::AsyncNotWaited, _) => {
-                        detail.push_str(", into which an asynchronous copy is under way")
-                    }
-                    (_, Some(other)) if other.at_once => {
-                        detail.push_str(
-                            ", which another lane of the same instruction writes, something else",
-                        );
-                    }
-                    (_, Some(other)) if other.wrote => detail.push_str(", which the other wrote"),
-                    (_, Some(_)) => detail.push_str(", which the other read"),
-                    (_, None) => detail.push_str(", which nothing has written"),
-                }
-                grid.finding(hit.kind, spot(self.block, me, access.pc), other, detail)
-            });
+    /// An atomic makes plain reads by the same threads of the same place good.
+    fn forgive(&mut self, access: &Access, shared: bool) {
+        if access.how != How::Atomic || self.guesses.is_empty() {
+            return;
         }
+        self.guesses.retain(|told| {
+            let lane = told.thread as usize % LANES;
+            let at = access.addresses[lane];
+            !(told.shared == shared
+                && told.thread / LANES as u32 == access.warp
+                && access.mask >> lane & 1 != 0
+                && (at..at + u64::from(access.bytes)).contains(&told.hit.at))
+        });
+    }
+
+    #[cold]
+    fn report(&mut self, grid: &Grid, access: &Access, shared: bool) {
+        let mut hits = std::mem::take(&mut self.hits);
+        for hit in hits.drain(..) {
+            let thread = access.warp * LANES as u32 + hit.lane as u32;
+            let told =
+                Told { hit, shared, thread, pc: access.pc, bytes: access.bytes, how: access.how };
+            if hit.guess {
+                self.guesses.push(told);
+            } else {
+                self.tell(grid, &told);
+            }
+        }
+        self.hits = hits;
+    }
+
+    fn tell(&self, grid: &Grid, told: &Told) {
+        let hit = &told.hit;
+        let line = |pc: u32| grid.program.lines.get(pc as usize).map_or(0, |line| line.0);
+        let key = Key {
+            kind: hit.kind,
+            line: line(told.pc),
+            other: hit.other.map_or(0, |other| line(other.pc)),
+            block: self.block,
+        };
+        grid.log.report_as(key, || {
+            let spot =
+                |block, thread, pc| Spot { block, thread: place(thread, grid.block_dim), pc };
+            let other = hit.other.map(|other| {
+                let block = if hit.kind == Kind::CrossBlockRace {
+                    place_in(other.block, grid.grid_dim)
+                } else {
+                    self.block
+                };
+                spot(block, other.thread, other.pc)
+            });
+            let name =
+                if told.shared { shared_name(grid, hit.at) } else { global_name(grid, hit.at) };
+            let what = match (hit.kind, hit.other) {
+                (Kind::AsyncNotWaited, _) => "into which an asynchronous copy is under way",
+                (_, Some(other)) if other.at_once => {
+                    "where another lane of the same instruction writes something else"
+                }
+                (_, Some(other)) if other.wrote => "which the other wrote",
+                (_, Some(_)) => "which the other read",
+                (_, None) => "which nothing has written",
+            };
+            let detail = format!("{} of {} bytes at {name}, {what}", told.how.verb(), told.bytes);
+            grid.finding(hit.kind, spot(self.block, told.thread, told.pc), other, detail)
+        });
+    }
+}
+
+fn shared_name(_grid: &Grid, at: u64) -> String {
+    format!("shared {at:#x}")
+}
+
+fn global_name(grid: &Grid, at: u64) -> String {
+    match grid.memory.region(at, 1) {
+        Ok(region) => format!(
+            "{at:#x}, {} bytes into the {} bytes at {:#x} (allocation {})",
+            at - region.base,
+            region.bytes,
+            region.base,
+            region.number
+        ),
+        Err(_) => format!("{at:#x}"),
     }
 }
 

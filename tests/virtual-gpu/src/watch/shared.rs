@@ -37,6 +37,9 @@ pub struct Hit {
     /// Address or offset of the cell.
     pub at: u64,
     pub other: Option<Other>,
+    /// A plain read of what atomics write. It is no fault if the thread goes on to an atomic there: that
+    /// is how compare-and-swap loops begin.
+    pub guess: bool,
 }
 
 /// The access that one is in conflict with.
@@ -48,6 +51,7 @@ pub struct Other {
     pub thread: u32,
     pub pc: u32,
     pub wrote: bool,
+    pub strong: bool,
     /// It is another lane of the very instruction.
     pub at_once: bool,
 }
@@ -205,16 +209,33 @@ impl Shadow {
             // A broadcast: two readers are enough, since more would be forgotten.
             rest = 1 << rest.trailing_zeros() | 1 << (31 - rest.leading_zeros());
         }
-        for lane in lanes(rest) {
+        self.each(clocks, access, rest, row, quick, hits);
+        if rest != access.mask && hits.iter().any(|hit| hit.guess) {
+            // Which of the readers goes on to an atomic will be seen: each counts.
+            self.each(clocks, access, access.mask & !rest, row, quick, hits);
+        }
+        if access.strong {
+            clocks.acquire(warp);
+        }
+    }
+
+    /// Lane after lane.
+    fn each(
+        &mut self,
+        clocks: &Clocks,
+        access: &Access,
+        mask: u32,
+        row: Row,
+        quick: bool,
+        hits: &mut Vec<Hit>,
+    ) {
+        for lane in lanes(mask) {
             let start = (access.addresses[lane] >> self.shift) as usize;
             let thread = row.thread + lane as u32;
             if quick && self.quiet(Row { start, thread, each: 31, ..row }, access.how) {
                 continue;
             }
             self.lane(clocks, access, lane, start..start + row.cells, hits);
-        }
-        if access.strong {
-            clocks.acquire(warp);
         }
     }
 
@@ -295,7 +316,7 @@ impl Shadow {
             if let Some((kind, other)) = hit
                 && std::mem::take(&mut quiet)
             {
-                hits.push(Hit { kind, lane, at, other });
+                hits.push(Hit { kind, lane, at, other, guess: is_guess(access, other) });
             }
             match access.how {
                 _ if self.write.epoch[cell] == UNWAITED => {}
@@ -338,7 +359,8 @@ impl Shadow {
             }
             return Some((Kind::Race, Some(Other { at_once, ..other(write.1, true) })));
         }
-        let writes = access.how != How::Read;
+        // A plain read before an atomic may be the first guess of a compare-and-swap loop.
+        let writes = matches!(access.how, How::Write | How::AsyncWrite);
         for mark in [self.first.at(cell), self.second.at(cell)] {
             let wrote = mark.1 & WRITE != 0;
             if (writes || wrote) && clash(mark) {
@@ -425,7 +447,14 @@ impl Shadow {
 }
 
 fn other(who: u32, wrote: bool) -> Other {
-    Other { block: 0, thread: who >> THREAD, pc: who & PC, wrote, at_once: false }
+    let strong = who & STRONG != 0;
+    Other { block: 0, thread: who >> THREAD, pc: who & PC, wrote, strong, at_once: false }
+}
+
+/// Whether it can be the first read of a compare-and-swap loop.
+pub fn is_guess(access: &Access, other: Option<Other>) -> bool {
+    let plain = access.how == How::Read && !access.strong;
+    plain && other.is_some_and(|other| other.wrote && other.strong)
 }
 
 /// Whether a reader is worth more than the second one known: it is of a third warp, they are of one.

@@ -29,9 +29,7 @@ impl Load {
 }
 
 pub fn lower(instruction: &Instruction, to: &mut Lowering) -> Result<Load, Refusal> {
-    let mut all = modifiers(instruction, &[])?;
-    // It may race with the atomics of others: whether it read the newest value is checked later.
-    all.order.strong |= instruction.operands.get(1).is_some_and(|from| to.is_guess(from));
+    let all = modifiers(instruction, &[])?;
     let ty = access_type(instruction, &all)?;
     let width = ty.bytes() * all.vector as u32;
     if width > 16 {
