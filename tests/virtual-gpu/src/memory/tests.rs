@@ -15,13 +15,14 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let place = (0..8_usize, 0..400_u64);
+    // Most steps fit: few allocations, and accesses that are small beside them.
+    let place = (0..4_usize, 0..150_u64);
     let step = prop_oneof![
-        (1..400_u64).prop_map(Step::Alloc),
-        (0..8_usize).prop_map(Step::Free),
-        (place.clone(), prop::collection::vec(any::<u8>(), 0..200))
+        (100..400_u64).prop_map(Step::Alloc),
+        (0..30_usize).prop_map(Step::Free),
+        (place.clone(), prop::collection::vec(any::<u8>(), 0..60))
             .prop_map(|((at, offset), bytes)| Step::Write { at, offset, bytes }),
-        (place.clone(), any::<u32>(), prop::sample::select(vec![1_u32, 2, 4]), 0..80_u64).prop_map(
+        (place.clone(), any::<u32>(), prop::sample::select(vec![1_u32, 2, 4]), 0..20_u64).prop_map(
             |((at, offset), pattern, width, count)| Step::Fill {
                 at,
                 offset,
@@ -82,7 +83,7 @@ proptest! {
                     models.push(Model { address, bytes: vec![None; bytes as usize], freed: false });
                 }
                 Step::Free(at) => {
-                    let Some(model) = models.get_mut(at % count) else { continue };
+                    let Some(model) = models.get_mut(at) else { continue };
                     prop_assert_eq!(memory.free(model.address).is_ok(), !model.freed);
                     model.freed = true;
                 }
@@ -196,4 +197,33 @@ fn host_memory_is_at_its_own_address() {
     assert_eq!(memory.is_written(device, 64), Ok(true));
     memory.free(pinned).unwrap();
     assert!(memory.free(pinned).is_err());
+}
+
+#[test]
+fn copies_take_over_what_was_written_byte_by_byte() {
+    let written = |i: u64| i % 7 < 3 || i % 64 == 40;
+    for (to, from, bytes, alone) in [
+        (101u64, 13u64, 300u64, false),
+        (13, 101, 300, false),
+        (0, 61, 1, false),
+        (64, 0, 128, true),
+        (3, 65, 200, true),
+    ] {
+        let memory = Memory::new(1 << 20);
+        let source = memory.alloc(1000).unwrap();
+        (0..1000).filter(|i| written(*i)).for_each(|i| memory.write(source + i, &[1]).unwrap());
+        let target = if alone { memory.alloc(1000).unwrap() } else { source };
+        memory.copy(target + to, source + from, bytes).unwrap();
+        for i in 0..1000u64 {
+            let want = match i.checked_sub(to) {
+                Some(k) if k < bytes => written(from + k),
+                _ => !alone && written(i),
+            };
+            assert_eq!(
+                memory.is_written(target + i, 1),
+                Ok(want),
+                "{bytes} bytes {from} to {to}: {i}"
+            );
+        }
+    }
 }
