@@ -1,7 +1,7 @@
 //! A tensor-core GEMM of 256 × 1024 × 1024 on the virtual GPU, watched and not: cp.async, ldmatrix, mma.
 //!
-//! `cargo bench -p virtual-gpu --bench gemm` (`--profile dev` builds faster: dev is optimised, too). The
-//! issue asks for less than two seconds on two cores.
+//! `cargo bench -p virtual-gpu --bench gemm` (`--profile dev` builds faster: dev is optimised, too).
+//! Wanted: less than two seconds on two cores.
 
 #[path = "../tests/common/mod.rs"]
 mod common;

@@ -59,6 +59,6 @@ fn many_blocks() {
 }
 
 #[test]
-fn as_large_as_the_issue_asks() {
+fn of_256_by_1024_by_1024() {
     check(256, 1024, 1024);
 }
