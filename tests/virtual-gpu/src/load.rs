@@ -206,8 +206,12 @@ impl<'a> Loader<'a> {
     fn kernel(&self, kernel: &'a Function<'a>) -> Result<KernelCode, LoadError> {
         let reachable = self.reachable(self.numbers[kernel.name]);
         let (shared, static_shared_bytes) = self.shared_layout(&reachable);
+        let mut shared_names: Vec<(u32, String)> =
+            shared.iter().map(|(name, offset)| (*offset, (*name).to_owned())).collect();
+        shared_names.sort();
         let mut program = Program {
             static_shared_bytes,
+            shared_names,
             files: self.tree.files.iter().map(|(_, name)| (*name).to_owned()).collect(),
             pointers: vec![None; self.definitions.len()],
             ..Program::default()

@@ -1,5 +1,6 @@
 //! What the virtual GPU pretends to be and how closely it watches, from environment variables.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// The compute capabilities that can be claimed: A100, RTX 30, RTX 40, H100, RTX 50.
@@ -11,6 +12,7 @@ const MULTIPROCESSORS: &str = "VIRTUAL_GPU_MULTIPROCESSORS";
 const WATCH: &str = "VIRTUAL_GPU_WATCH";
 const SEED: &str = "VIRTUAL_GPU_SEED";
 const THREADS: &str = "VIRTUAL_GPU_THREADS";
+const REPORT: &str = "VIRTUAL_GPU_REPORT";
 
 /// How closely the watchman looks, and what follows from a finding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub struct Options {
     pub seed: Option<u64>,
     /// Host threads that run blocks.
     pub threads: usize,
+    /// A file that findings are appended to, a line of JSON each.
+    pub report: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -51,6 +55,7 @@ impl Default for Options {
             watch: Watch::Fail,
             seed: None,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
+            report: None,
         }
     }
 }
@@ -111,11 +116,15 @@ impl Options {
             options.threads = number(value, 1..=1024)?;
             Some(())
         })?;
+        take(&get, REPORT, "the path of a file, or empty for none", |value| {
+            options.report = (!value.is_empty()).then(|| value.into());
+            Some(())
+        })?;
         Ok(options)
     }
 
     /// The variables that give a process these options.
-    pub fn to_env(&self) -> [(&'static str, String); 6] {
+    pub fn to_env(&self) -> [(&'static str, String); 7] {
         let (major, minor) = self.compute_capability;
         let watch = match self.watch {
             Watch::Off => "off",
@@ -130,6 +139,7 @@ impl Options {
             // Empty, not absent: a seed that the parent has must not reach the child.
             (SEED, self.seed.map_or(String::new(), |seed| seed.to_string())),
             (THREADS, self.threads.to_string()),
+            (REPORT, self.report.as_ref().map_or(String::new(), |file| file.display().to_string())),
         ]
     }
 }
@@ -191,6 +201,7 @@ mod tests {
                         watch,
                         seed,
                         threads: 3,
+                        report: seed.map(|seed| format!("found {seed}.jsonl").into()),
                     };
                     let written = options.to_env();
                     let written: Vec<_> =

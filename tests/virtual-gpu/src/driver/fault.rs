@@ -3,20 +3,18 @@
 use super::abi::tell;
 use super::error::Error;
 use crate::gpu::{LaunchError, Outcome};
-use crate::options::Watch;
-use crate::watch::Kind;
+use crate::options::{Options, Watch};
+use crate::watch::{Kind, report};
 
 /// Tells a launch's findings on stderr, and says what its context returns from then on.
-pub fn judge(watch: Watch, outcome: &Outcome) -> Option<Error> {
-    for finding in &outcome.findings {
-        tell("kernel", &finding.to_string());
-    }
+pub fn judge(options: &Options, outcome: &Outcome) -> Option<Error> {
+    report::tell(&outcome.findings, options.report.as_deref());
     if outcome.stopped {
         // The fatal one is the last: it ended the launch.
         let fatal = outcome.findings.iter().rev().find(|finding| finding.kind.is_fatal());
         return Some(fatal.map_or(Error::LaunchFailed, |finding| code_of(finding.kind)));
     }
-    match watch {
+    match options.watch {
         Watch::Fail => outcome.findings.first().map(|finding| code_of(finding.kind)),
         Watch::Off | Watch::Report => None,
     }

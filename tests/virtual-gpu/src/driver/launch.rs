@@ -179,7 +179,7 @@ impl Launch {
             .launch(&self.function.kernel, &config, &self.params)
             .map_err(|wrong| refused(&wrong))?;
         driver.clock.fetch_add(outcome.warp_instructions, Ordering::Relaxed);
-        if let Some(fault) = judge(driver.options.watch, &outcome) {
+        if let Some(fault) = judge(&driver.options, &outcome) {
             context.fail(fault);
         }
         Ok(())

@@ -26,6 +26,8 @@ pub struct Program {
     pub functions: Vec<Function>,
     /// From a function's number in its module to its index in `functions`, for calls through pointers.
     pub pointers: Vec<Option<u32>>,
+    /// Offset and name of the shared variables, by offset.
+    pub shared_names: Vec<(u32, String)>,
     /// Bytes of the static shared variables that the kernel and its functions use.
     pub static_shared_bytes: u32,
     /// Bytes of the kernel's parameters.

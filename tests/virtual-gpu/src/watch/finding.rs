@@ -1,6 +1,5 @@
 //! What the watchman tells: the kind of fault, and the kernel, block, thread and line where it is.
 
-use std::fmt;
 use std::sync::Mutex;
 
 use super::global::Fences;
@@ -65,27 +64,6 @@ pub struct Finding {
     pub detail: String,
     /// How often it happened, in how many threads, in the launch: the places are of the first.
     pub count: u64,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ([bx, by, bz], [tx, ty, tz]) = (self.block, self.thread);
-        write!(f, "block ({bx},{by},{bz}) thread ({tx},{ty},{tz}) PTX line {}", self.ptx_line)?;
-        match &self.source {
-            Some((file, line)) => write!(f, " ({file}:{line})"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {} at {}, {}", self.kind, self.detail, self.kernel, self.place)?;
-        match &self.other {
-            Some(other) => write!(f, "; the other: {other}"),
-            None => Ok(()),
-        }
-    }
 }
 
 /// What makes a finding the same as another: kind and lines. Of those the first block's is kept, in the

@@ -257,8 +257,23 @@ impl BlockWatch {
     }
 }
 
-fn shared_name(_grid: &Grid, at: u64) -> String {
-    format!("shared {at:#x}")
+fn shared_name(grid: &Grid, at: u64) -> String {
+    let names = &grid.program.shared_names;
+    match names.iter().rev().find(|(offset, _)| u64::from(*offset) <= at) {
+        Some((offset, name)) => {
+            format!("`{}` + {} (shared {at:#x})", plain(name), at - u64::from(*offset))
+        }
+        None => format!("shared {at:#x}"),
+    }
+}
+
+/// `tile` of `_ZZ6kernelE4tile`: what a variable within a function is called (Itanium C++ ABI, 5.1.6).
+fn plain(name: &str) -> &str {
+    let last = name.starts_with("_ZZ").then(|| name.rfind('E')).flatten().map(|at| &name[at + 1..]);
+    let Some(last) = last else { return name };
+    let digits = last.len() - last.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let long = last[..digits].parse().ok().and_then(|long: usize| last.get(digits..digits + long));
+    long.unwrap_or(name)
 }
 
 fn global_name(grid: &Grid, at: u64) -> String {
