@@ -203,6 +203,20 @@ impl Gpu {
         Tensor::from_raw_buffer(&bytes, output.dtype, &output.shape, &Device::Cpu).unwrap()
     }
 
+    /// As `check`, of one row of the output.
+    pub fn check_row(
+        &mut self,
+        kernel: &str,
+        output: &Output,
+        row: usize,
+        expected: &Tensor,
+        bound: Bound,
+    ) {
+        let found = self.download(output).narrow(0, row, 1).unwrap();
+        compare::check(kernel, &found, expected, bound);
+        self.checked.insert(kernel.to_string());
+    }
+
     /// Compares what a kernel left with what is expected, and counts the kernel as checked.
     pub fn check(&mut self, kernel: &str, output: &Output, expected: &Tensor, bound: Bound) {
         compare::check(kernel, &self.download(output), expected, bound);

@@ -53,6 +53,9 @@ const PADDING: usize = 512;
 struct Weights {
     bytes: Bytes,
     plain: Tensor,
+    /// What each block of 32 adds to all of its elements, where the kernels multiply that by the
+    /// inputs' sum as it was before they were quantised: [rows, blocks], 0 in the other formats.
+    offsets: Tensor,
 }
 
 fn weights(gpu: &Gpu, format: &Format, shape: &[usize]) -> Weights {
@@ -62,7 +65,35 @@ fn weights(gpu: &Gpu, format: &Format, shape: &[usize]) -> Weights {
     // candle pads the storage: a tile of a product may reach over the end.
     bytes.resize(bytes.len() + PADDING * format.dtype.type_size() / format.dtype.block_size(), 0);
     let plain = quantized.dequantize(&Device::Cpu).unwrap();
-    Weights { bytes: gpu.upload_bytes(&bytes), plain }
+    let offsets = offsets(format, &bytes, shape);
+    Weights { bytes: gpu.upload_bytes(&bytes), plain, offsets }
+}
+
+/// GGML's definitions: q4_0 is d (q - 8), q5_0 is d (q - 16), q4_1 and q5_1 are d q + m, q4_K and q5_K
+/// are d s q - e m with 6 bits each for the s and m of eight blocks of 32. Scales stand first.
+fn offsets(format: &Format, bytes: &[u8], shape: &[usize]) -> Tensor {
+    let per_block = format.dtype.block_size() / 32;
+    let number = |i: usize| {
+        let block = &bytes[i / per_block * format.dtype.type_size()..];
+        let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f64();
+        match format.name {
+            "q4_0" => -8.0 * half(0),
+            "q5_0" => -16.0 * half(0),
+            "q4_1" | "q5_1" => half(2),
+            "q4_K" | "q5_K" => {
+                let (packed, j) = (&block[4..16], i % per_block);
+                let minimum = match j {
+                    0..4 => packed[j + 4] & 63,
+                    _ => packed[j + 4] >> 4 | packed[j] >> 6 << 4,
+                };
+                -half(2) * f64::from(minimum)
+            }
+            _ => 0.0,
+        }
+    };
+    let blocks = shape.iter().product::<usize>() / 32;
+    let numbers: Vec<f64> = (0..blocks).map(number).collect();
+    Tensor::from_vec(numbers, (blocks * 32 / COLUMNS, COLUMNS / 32), &Device::Cpu).unwrap()
 }
 
 pub fn quantized(gpu: &mut Gpu) {
@@ -198,8 +229,10 @@ fn dequantize_mul_mat_vec(gpu: &mut Gpu, format: &Format) {
 /// Inputs in blocks of 32 bytes with a scale, as the device makes them of f32: GGML's Q8_1.
 struct Quantized {
     bytes: Output,
-    /// Half a step of each element's scale: what rounding to a code may take away.
-    half_steps: Tensor,
+    /// What the codes stand for: [rows, columns].
+    values: Tensor,
+    /// By how much the sum of a block's inputs is above the sum of those: [rows, blocks].
+    excess: Tensor,
 }
 
 fn quantize(gpu: &Gpu, y: &Tensor) -> Quantized {
@@ -210,9 +243,20 @@ fn quantize(gpu: &Gpu, y: &Tensor) -> Quantized {
     let sizes = [Arg::I32(columns as i32), Arg::I32(padded as i32)];
     let args = [&[gpu.input(&source), gpu.result(&bytes)], &sizes[..]].concat();
     gpu.launch("quantize_q8_1", grid_2d(padded / 256, rows, 256, 1), &args);
-    let largest = y.abs().unwrap().reshape((rows, columns / 32, 32)).unwrap().max_keepdim(2);
-    let steps = (largest.unwrap() / 254.0).unwrap().broadcast_as((rows, columns / 32, 32)).unwrap();
-    Quantized { bytes, half_steps: wide(&steps.reshape((rows, columns)).unwrap()) }
+    let (mut values, mut excess) = (Vec::new(), Vec::new());
+    // What the kernel makes is checked byte by byte in `check_quantize`.
+    let made: Vec<u8> = gpu.download(&bytes).to_vec1().unwrap();
+    for row in made.chunks(padded / 32 * 36) {
+        for block in row.chunks(36).take(columns / 32) {
+            let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f64();
+            let codes = block[4..].iter().map(|&code| half(0) * f64::from(code as i8));
+            excess.push(half(2) - codes.clone().sum::<f64>());
+            values.extend(codes);
+        }
+    }
+    let values = Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap();
+    let excess = Tensor::from_vec(excess, (rows, columns / 32), &Device::Cpu).unwrap();
+    Quantized { bytes, values, excess }
 }
 
 /// Every byte of the blocks, from the definition: d = max |x| / 127, codes round(x / d), and the sum
@@ -241,13 +285,25 @@ fn check_quantize(gpu: &mut Gpu) {
     gpu.check("quantize_q8_1", &quantized.bytes, &expected, Bound::Exact);
 }
 
-/// Bound of a product with quantised inputs: each input is off by half a step at most (and its scale
-/// by a rounding to f16, 127 of which are less than that), each weight by its own roundings.
-fn quantized_bound(weights: &Tensor, half_steps: &Tensor) -> Bound {
-    let off = half_steps.matmul(&wide(weights).abs().unwrap().t().unwrap()).unwrap();
-    // In units of a rounding of f64, so that the count below is 1.
-    let scale = 1.2 * 2f64.powi(53);
-    Bound::Of(1.0, DType::F64, (off * scale).unwrap())
+/// The product of quantised inputs by weights, and its bound.
+///
+/// Codes are multiplied and summed as integers. A block's result is then a few products and a sum or
+/// two in f32, of terms that are no larger than twice the largest weight times the inputs; a thread sums
+/// 24 of those at most, the block's threads a dozen more.
+fn product(
+    values: &Tensor,
+    excess: &Tensor,
+    weights: &Tensor,
+    offsets: &Tensor,
+) -> (Tensor, Bound) {
+    let codes = values.matmul(&wide(weights).t().unwrap()).unwrap();
+    let sums = excess.matmul(&offsets.t().unwrap()).unwrap();
+    let expected = (codes + sums).unwrap();
+    let largest: f32 = weights.abs().unwrap().max_all().unwrap().to_scalar().unwrap();
+    let terms = values.abs().unwrap().sum_keepdim(1).unwrap();
+    let terms = (terms * (2.0 * f64::from(largest))).unwrap();
+    let terms = terms.broadcast_as(expected.dims()).unwrap();
+    (expected.to_dtype(DType::F32).unwrap(), Bound::Of(40.0, DType::F32, terms))
 }
 
 /// The product by up to 8 quantised vectors, a kernel for each number.
@@ -267,7 +323,13 @@ fn mul_mat_vec(gpu: &mut Gpu, format: &Format, batch: usize) {
         vec![gpu.address(&weights.bytes), gpu.result(&inputs.bytes), gpu.result(&output)];
     args.extend(sizes.map(|size| Arg::I32(size as i32)));
     gpu.launch(&kernel, shape, &args);
-    check_product(gpu, &kernel, &output, &weights.plain, &y, &inputs);
+    // Those of the K formats are multiplied by the sum of the codes here.
+    let offsets = match is_k(format) {
+        true => weights.offsets.zeros_like().unwrap(),
+        false => weights.offsets,
+    };
+    let (expected, bound) = product(&inputs.values, &inputs.excess, &weights.plain, &offsets);
+    gpu.check(&kernel, &output, &expected, bound);
 }
 
 /// candle's kernels for 2 to 8 vectors compute rows in pairs and leave out the writing of a row that
@@ -308,20 +370,13 @@ fn mul_mat(gpu: &mut Gpu, format: &Format, rows: usize) {
         vec![gpu.address(&weights.bytes), gpu.result(&inputs.bytes), gpu.result(&output)];
     args.extend(sizes.map(|size| Arg::I32(size as i32)));
     gpu.launch(&kernel, grid_2d(grid.0, grid.1, 32, 4), &args);
-    check_product(gpu, &kernel, &output, &weights.plain, &y, &inputs);
-}
-
-fn check_product(
-    gpu: &mut Gpu,
-    kernel: &str,
-    output: &Output,
-    weights: &Tensor,
-    y: &Tensor,
-    inputs: &Quantized,
-) {
-    let expected = wide(y).matmul(&wide(weights).t().unwrap()).unwrap();
-    let bound = quantized_bound(weights, &inputs.half_steps);
-    gpu.check(kernel, output, &expected.to_dtype(DType::F32).unwrap(), bound);
+    // This one takes 16 off each code of q5_0 before it multiplies.
+    let offsets = match format.name {
+        "q5_0" => weights.offsets.zeros_like().unwrap(),
+        _ => weights.offsets,
+    };
+    let (expected, bound) = product(&inputs.values, &inputs.excess, &weights.plain, &offsets);
+    gpu.check(&kernel, &output, &expected, bound);
 }
 
 /// The product of each token by the matrices of the experts that it chose.
@@ -353,15 +408,14 @@ fn indexed_moe(gpu: &mut Gpu, format: &Format) {
     // right for those, and for q8_0 an eighth of an expert. What it computes is what is expected.
     let expert_size = ROWS * COLUMNS / 256 * format.dtype.block_size();
     let all = weights.plain.flatten_all().unwrap();
-    let (mut expected, mut off) = (Vec::new(), Vec::new());
     for (i, &expert) in ids.iter().enumerate() {
         let matrix = all.narrow(0, expert as usize * expert_size, ROWS * COLUMNS).unwrap();
-        let matrix = wide(&matrix.reshape((ROWS, COLUMNS)).unwrap()).t().unwrap();
+        let matrix = matrix.reshape((ROWS, COLUMNS)).unwrap();
         let token = |of: &Tensor| of.narrow(0, i / chosen, 1).unwrap();
-        expected.push(token(&wide(&y)).matmul(&matrix).unwrap());
-        off.push(token(&inputs.half_steps).matmul(&matrix.abs().unwrap()).unwrap());
+        // Formats that experts come in have no offsets.
+        let none = Tensor::zeros((ROWS, COLUMNS / 32), DType::F64, &Device::Cpu).unwrap();
+        let (values, excess) = (token(&inputs.values), token(&inputs.excess));
+        let (expected, bound) = product(&values, &excess, &matrix, &none);
+        gpu.check_row(&kernel, &output, i, &expected, bound);
     }
-    let expected = Tensor::cat(&expected, 0).unwrap().to_dtype(DType::F32).unwrap();
-    let off = (Tensor::cat(&off, 0).unwrap() * (1.2 * 2f64.powi(53))).unwrap();
-    gpu.check(&kernel, &output, &expected, Bound::Of(1.0, DType::F64, off));
 }

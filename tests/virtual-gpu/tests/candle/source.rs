@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use xtask::cuda::{Source, toolchain};
-use xtask::error::Error;
 
 /// What the sources include and NVRTC does not have: the host's headers, as far as they are used.
 const SHIMS: [(&str, &str); 4] = [
@@ -36,11 +35,7 @@ pub fn ptx(name: &str) -> Option<String> {
     let mut headers = SHIMS.to_vec();
     headers.extend(own.iter().map(|(name, text)| (*name, text.as_str())));
     let source = Source { name, text: &read(name), headers: &headers, options: &["-lineinfo"] };
-    match toolchain.compile_cached(&source) {
-        Ok(ptx) => Some(ptx),
-        Err(error @ Error::Compile { .. }) => panic!("{error}"),
-        Err(error) => panic!("{error}"),
-    }
+    Some(toolchain.compile_cached(&source).unwrap_or_else(|error| panic!("{error}")))
 }
 
 fn skipped<T>(why: &dyn std::fmt::Display) -> Option<T> {
