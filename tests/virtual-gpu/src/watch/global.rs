@@ -20,8 +20,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 use super::Kind;
 use super::clocks::Clocks;
 use super::race::{Access, How};
-use super::shared::{Hit, Other, all_equal, is_guess};
-use crate::machine::registers::{LANES, lanes};
+use super::shared::{Hit, Other, all_equal, in_a_row, is_guess};
+use crate::machine::registers::{FULL, LANES, lanes};
 
 /// Bytes of a page, as a shift.
 const PAGE: u32 = 14;
@@ -280,6 +280,10 @@ impl View {
         // Allocations by the host may begin anywhere.
         let base = base & !15;
         let size = access.bytes.trailing_zeros().min(2);
+        let row = Row { mask, key, warp: access.warp, size };
+        if self.quiet(clocks, (shadow, base, bytes + 15), launch, access, row) {
+            return;
+        }
         let mut last: Option<(u64, u64, &Cells, u32)> = None;
         for lane in lanes(mask) {
             let offset = access.addresses[lane] - base;
@@ -307,6 +311,98 @@ impl View {
                 hits.push(Hit { kind, lane, at, other: Some(other), guess });
             }
         }
+    }
+}
+
+/// Accesses of 32 lanes side by side: their key without launch and thread.
+struct Row {
+    mask: u32,
+    key: u64,
+    warp: u32,
+    /// Wanted size of a cell, as a shift.
+    size: u32,
+}
+
+impl View {
+    /// The way of almost every access: the lanes are side by side, and nothing is wrong. False, and
+    /// nothing remembered, where that is not so.
+    fn quiet(
+        &self,
+        clocks: &Clocks,
+        (shadow, base, bytes): (&Shadow, u64, u64),
+        launch: u64,
+        access: &Access,
+        row: Row,
+    ) -> bool {
+        let (read, width) = (access.how == How::Read, u64::from(access.bytes));
+        let plain = !access.strong && access.unchanged == 0 && (read || access.how == How::Write);
+        if !plain || row.mask != FULL || !in_a_row(access.addresses, width) {
+            return false;
+        }
+        let offset = access.addresses[0] - base;
+        let within = offset & ((1 << PAGE) - 1);
+        if within + width * LANES as u64 > 1 << PAGE {
+            return false;
+        }
+        let Some(page) = shadow.page(offset, bytes, launch) else { return false };
+        let Some(tag) = page.tag(launch) else { return false };
+        let (cells, shift) = page.cells(row.size);
+        let start = within as usize >> shift;
+        let each = access.bytes.trailing_zeros() - shift;
+        let here = start..start + (LANES << each);
+        let key = row.key | tag << TAG | u64::from(row.warp * LANES as u32) << THREAD;
+        let key = |k: usize| key + (((k >> each) as u64) << THREAD);
+        let warp = row.warp as usize;
+        let floor = u64::from(clocks.floor(warp).saturating_sub(clocks.base())) << EPOCH;
+        // Of another launch, or of this block and ordered before or this thread's own.
+        const EPOCHS_BITS: u64 = ((EPOCHS - 1) as u64) << EPOCH;
+        let ordered = |old: u64, me: u64| {
+            ((old ^ me) >> BLOCK == 0)
+                & ((old & EPOCHS_BITS <= floor) | ((old ^ me) >> THREAD == 0))
+        };
+        let quiet = |old: u64, me: u64| ((old ^ me) >> TAG != 0) | ordered(old, me);
+        let all_quiet = |keys: &[AtomicU64]| {
+            keys.iter()
+                .enumerate()
+                .fold(true, |all, (k, old)| all & quiet(old.load(Ordering::Relaxed), key(k)))
+        };
+        if cells.writes.get().is_some_and(|writes| !all_quiet(&writes[here.clone()])) {
+            return false;
+        }
+        if read {
+            for (k, cell) in cells.reads(shift)[here].iter().enumerate() {
+                let (old, me) = (cell.load(Ordering::Relaxed), key(k));
+                // A weak read by the same thread in the same epoch says the same.
+                if (old ^ me) >> (EPOCH - 1) != 0 && (quiet(old, me) || old & STRONG != 0) {
+                    cell.store(me, Ordering::Relaxed);
+                }
+            }
+            return true;
+        }
+        if cells.reads.get().is_some_and(|reads| !all_quiet(&reads[here.clone()])) {
+            return false;
+        }
+        let (writes, values) = cells.writes(shift);
+        let (writes, values) = (&writes[here.clone()], &values[here]);
+        let store = |k: usize, value: u32| {
+            values[k].store(value, Ordering::Relaxed);
+            writes[k].store(key(k), Ordering::Release);
+        };
+        match shift {
+            2 => {
+                let words = access.values.as_chunks().0.iter().take(values.len());
+                words.enumerate().for_each(|(k, word)| store(k, u32::from_le_bytes(*word)));
+            }
+            1 => {
+                let halves = access.values.as_chunks().0.iter().take(values.len());
+                halves.enumerate().for_each(|(k, half)| store(k, u16::from_le_bytes(*half).into()));
+            }
+            _ => {
+                let bytes = access.values.iter().take(values.len());
+                bytes.enumerate().for_each(|(k, byte)| store(k, (*byte).into()));
+            }
+        }
+        true
     }
 }
 

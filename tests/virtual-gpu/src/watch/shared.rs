@@ -137,10 +137,35 @@ struct Row {
 }
 
 impl Row {
+    /// Marks of cells from number `first` of the row on.
     #[inline(always)]
-    fn who(&self, k: usize) -> u32 {
-        (self.thread + (k >> self.each) as u32) << THREAD | self.pc
+    fn who_by<const N: usize>(&self, first: usize) -> [u32; N] {
+        std::array::from_fn(|k| {
+            let lane = ((first + k) as u32).wrapping_shr(self.each);
+            self.thread.wrapping_add(lane) << THREAD | self.pc
+        })
     }
+
+    /// Whether a mark was made by this thread in this epoch.
+    #[inline(always)]
+    fn is_mine(&self, epoch: u32, who: u32, me: u32) -> bool {
+        (epoch ^ self.epoch) | (who ^ me) >> THREAD == 0
+    }
+}
+
+/// Whether all marks are of `least` or younger, and ordered before the row's access or the row's own.
+#[inline(always)]
+fn quiet_cells<const N: usize>((epochs, whos): (&[u32], &[u32]), row: Row, least: u32) -> bool {
+    let mut bad = 0;
+    let (epochs, whos) = (epochs.as_chunks::<N>().0, whos.as_chunks::<N>().0);
+    for (i, (epochs, whos)) in epochs.iter().zip(whos).enumerate() {
+        let me = row.who_by::<N>(i * N);
+        for k in 0..N {
+            let ordered = (epochs[k] <= row.floor) | row.is_mine(epochs[k], whos[k], me[k]);
+            bad |= u32::from(!(ordered & (epochs[k] >= least)));
+        }
+    }
+    bad == 0
 }
 
 impl Shadow {
@@ -243,48 +268,57 @@ impl Shadow {
     /// False, and nothing remembered, where that is not so.
     #[inline]
     fn quiet(&mut self, row: Row, how: How) -> bool {
+        match row.cells {
+            cells if cells % LANES == 0 => self.quiet_by::<LANES>(row, how),
+            cells if cells % 4 == 0 => self.quiet_by::<4>(row, how),
+            _ => self.quiet_by::<1>(row, how),
+        }
+    }
+
+    /// `quiet` for `N` cells at a time, a number that the compiler makes vectors of.
+    #[inline(always)]
+    fn quiet_by<const N: usize>(&mut self, row: Row, how: How) -> bool {
         let cells = row.start..row.start + row.cells;
         let Row { epoch, floor, base, .. } = row;
-        let (w_epoch, w_who) =
-            (&mut self.write.epoch[cells.clone()], &mut self.write.who[cells.clone()]);
-        let (f_epoch, f_who) =
-            (&mut self.first.epoch[cells.clone()], &mut self.first.who[cells.clone()]);
-        let (s_epoch, s_who) = (&mut self.second.epoch[cells.clone()], &mut self.second.who[cells]);
-        let mine = |e: u32, who: u32, me: u32| e == epoch && (who ^ me) >> THREAD == 0;
-        if how == How::Read {
-            let mut ok = true;
-            for (k, (&e, &who)) in w_epoch.iter().zip(w_who.iter()).enumerate() {
-                ok &= (e > base) & ((e <= floor) | mine(e, who, row.who(k)));
+        // A read needs a write of this block, and that ordered before it; a write needs order only.
+        let least = if how == How::Read { base + 1 } else { 0 };
+        let write = (&self.write.epoch[cells.clone()], &self.write.who[cells.clone()]);
+        let mut ok = quiet_cells::<N>(write, row, least);
+        if how == How::Write {
+            for marks in [&self.first, &self.second] {
+                let marks = (&marks.epoch[cells.clone()], &marks.who[cells.clone()]);
+                ok &= quiet_cells::<N>(marks, row, 0);
             }
-            if !ok {
-                return false;
+            if ok {
+                self.write.epoch[cells.clone()].fill(epoch);
+                let who = self.write.who[cells].as_chunks_mut::<N>().0;
+                for (i, who) in who.iter_mut().enumerate() {
+                    *who = row.who_by(i * N);
+                }
             }
-            for k in 0..row.cells {
-                let me = row.who(k);
-                let first = (f_epoch[k] <= floor) | mine(f_epoch[k], f_who[k], me);
-                let free = (s_epoch[k] <= floor) | mine(s_epoch[k], s_who[k], me);
-                let second = !first & (free | better(f_who[k], s_who[k], me));
-                f_epoch[k] = if first { epoch } else { f_epoch[k] };
-                f_who[k] = if first { me } else { f_who[k] };
-                s_epoch[k] = if second { epoch } else { s_epoch[k] };
-                s_who[k] = if second { me } else { s_who[k] };
-            }
-            return true;
+            return ok;
         }
-        let mut ok = true;
-        for k in 0..row.cells {
-            let me = row.who(k);
-            ok &= (w_epoch[k] <= floor) | mine(w_epoch[k], w_who[k], me);
-            ok &= (f_epoch[k] <= floor) | mine(f_epoch[k], f_who[k], me);
-            ok &= (s_epoch[k] <= floor) | mine(s_epoch[k], s_who[k], me);
+        if !ok {
+            return false;
         }
-        if ok {
-            for k in 0..row.cells {
-                w_epoch[k] = epoch;
-                w_who[k] = row.who(k);
+        let f_epoch = self.first.epoch[cells.clone()].as_chunks_mut::<N>().0;
+        let f_who = self.first.who[cells.clone()].as_chunks_mut::<N>().0;
+        let s_epoch = self.second.epoch[cells.clone()].as_chunks_mut::<N>().0;
+        let s_who = self.second.who[cells].as_chunks_mut::<N>().0;
+        let first = f_epoch.iter_mut().zip(f_who);
+        for (i, ((fe, fw), (se, sw))) in first.zip(s_epoch.iter_mut().zip(s_who)).enumerate() {
+            let me = row.who_by::<N>(i * N);
+            for k in 0..N {
+                let first = (fe[k] <= floor) | row.is_mine(fe[k], fw[k], me[k]);
+                let free = (se[k] <= floor) | row.is_mine(se[k], sw[k], me[k]);
+                let second = !first & (free | better(fw[k], sw[k], me[k]));
+                fe[k] = if first { epoch } else { fe[k] };
+                fw[k] = if first { me[k] } else { fw[k] };
+                se[k] = if second { epoch } else { se[k] };
+                sw[k] = if second { me[k] } else { sw[k] };
             }
         }
-        ok
+        true
     }
 
     /// One lane's access, cell by cell.
