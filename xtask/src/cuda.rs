@@ -2,6 +2,7 @@
 //!
 //! No GPU, no toolkit and no host compiler is needed; Python's pip fetches the wheels once.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -62,7 +63,7 @@ impl Toolchain {
     /// NVRTC refuses: [`Error::Compile`] has its log.
     pub fn compile(&self, source: &Source) -> Result<String, Error> {
         let ptx = self.nvrtc.compile(source, &self.options(source))?;
-        Ok(relative_files(&ptx, &self.prefixes(source.name)))
+        Ok(calls_from_zero(&relative_files(&ptx, &self.prefixes(source.name))))
     }
 
     /// As [`Toolchain::compile`], with results kept under target/cuda/ptx.
@@ -150,6 +151,40 @@ fn relative_files(ptx: &str, prefixes: &[(String, String)]) -> String {
     out
 }
 
+/// NVRTC numbers calls on from one compilation to the next of a process, and two at once take turns:
+/// here from 0 without gaps.
+fn calls_from_zero(ptx: &str) -> String {
+    let numbers = ptx.split("// callseq ").skip(1).filter_map(|rest| split_number(rest).0);
+    let numbers: BTreeSet<u64> = numbers.collect();
+    let rank: BTreeMap<u64, usize> = numbers.into_iter().zip(0..).collect();
+    let mut out = String::with_capacity(ptx.len());
+    let mut rest = ptx;
+    loop {
+        let marks = ["// callseq ", "prototype_"].into_iter();
+        let found = marks.filter_map(|mark| Some(rest.find(mark)? + mark.len())).min();
+        let Some(at) = found else { break };
+        out.push_str(&rest[..at]);
+        let (number, after) = split_number(&rest[at..]);
+        match number.and_then(|number| rank.get(&number)) {
+            Some(rank) => {
+                out.push_str(&rank.to_string());
+                rest = after;
+            }
+            None => rest = &rest[at..],
+        }
+    }
+    out + rest
+}
+
+/// The number that a text begins with, and what follows.
+fn split_number(text: &str) -> (Option<u64>, &str) {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    match text[..end].parse() {
+        Ok(number) => (Some(number), &text[end..]),
+        Err(_) => (None, text),
+    }
+}
+
 /// Assembles PTX for a real GPU and returns what `ptxas -v` says: registers, spills, shared memory.
 ///
 /// # Errors
@@ -172,6 +207,20 @@ pub fn assemble(path: &Path, arch: &str) -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_are_numbered_from_zero() {
+        let ptx = |a, b| {
+            format!(
+                "{{ // callseq {b}, 0\n}} // callseq {b}\nprototype_{a} : .callprototype\n\
+                     // callseq {a}, 0\ncall (r), f, (), prototype_{a};\n"
+            )
+        };
+        assert_eq!(calls_from_zero(&ptx(7, 8)), ptx(0, 1));
+        assert_eq!(calls_from_zero(&ptx(0, 1)), ptx(0, 1));
+        assert_eq!(calls_from_zero(&ptx(9, 4)), ptx(1, 0));
+        assert_eq!(calls_from_zero("add.s32 prototype_x;"), "add.s32 prototype_x;");
+    }
 
     #[test]
     fn file_lines_lose_the_machine() {

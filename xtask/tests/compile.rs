@@ -57,6 +57,17 @@ fn options_choose_the_architecture() {
 }
 
 #[test]
+fn a_compilation_before_it_changes_nothing() {
+    let Some(compiler) = compiler() else { return };
+    let text = "__device__ __noinline__ int f(int x) { return x * x; }\n\
+                extern \"C\" __global__ void k(int* x) { x[0] = f(x[1]) + f(x[2]); }\n";
+    let source = Source { name: "k.cu", text, ..Source::default() };
+    let first = compiler.compile(&source).unwrap();
+    assert!(first.contains("// callseq 0, 0"), "{first}");
+    assert_eq!(compiler.compile(&source).unwrap(), first);
+}
+
+#[test]
 fn dp4a_has_a_body() {
     let Some(compiler) = compiler() else { return };
     let text = "extern \"C\" __global__ void k(int* x) { x[0] = __dp4a(x[1], x[2], x[3]); }\n";
