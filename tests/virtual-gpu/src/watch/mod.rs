@@ -5,8 +5,6 @@
 //! find wrong into findings (`finding`), which `report` puts into words.
 
 pub mod clocks;
-#[cfg(test)]
-mod cost;
 pub mod finding;
 pub mod global;
 #[cfg(test)]

@@ -64,30 +64,3 @@ fn bf16_k16_places_every_element() {
         }
     });
 }
-
-/// `cargo test -p virtual-gpu --lib mma_speed -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn mma_speed() {
-    for types in ["f32.bf16.bf16.f32", "f32.f16.f16.f32"] {
-        let text = format!(
-            "mma.sync.aligned.m16n8k16.row.col.{types} \
-             {{%f0,%f1,%f2,%f3}}, {{%r0,%r1,%r2,%r3}}, {{%r4,%r5}}, {{%f0,%f1,%f2,%f3}};"
-        );
-        lowered(&text, |op, (count, _)| {
-            let Ok(Some(Op::Mma(mma))) = op else { panic!("{op:?}") };
-            let mut file = slots(count, |slot, lane| if slot < 6 { lane as u32 } else { 0 });
-            let mut regs = Registers { slots: &mut file, predicates: &mut [] };
-            // The best of many: other processes have the cores, too.
-            let batch = |_| {
-                let start = std::time::Instant::now();
-                for _ in 0..1000 {
-                    mma::exec(std::hint::black_box(&mma), &mut regs);
-                }
-                start.elapsed().as_nanos() / 1000
-            };
-            let best = (0..200).map(batch).min();
-            println!("{types}: {best:?} ns");
-        });
-    }
-}
