@@ -4,7 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::machine::lower::{Lowering, Refusal, Symbol};
-use crate::machine::program::{FUNCTION_WINDOW, Function as Frame, Program, SHARED_WINDOW};
+use crate::machine::program::{
+    FUNCTION_WINDOW, Function as Frame, MOST_LOCAL, Program, SHARED_WINDOW,
+};
 use crate::machine::{Guard, Inst, Op, layout};
 use crate::machine::{
     compare, control, convert, data, float, integer, memory as memory_ops, tensor, warp_ops,
@@ -17,6 +19,11 @@ use crate::ptx::ast::{
 
 /// Functions that calls may name though no text defines them.
 const BUILTINS: [&str; 2] = ["vprintf", "__assertfail"];
+
+/// Bytes of a kernel's parameters, at most (PTX manual, "Kernel Function Parameters").
+const MOST_PARAMS: u64 = 32764;
+/// Bytes of shared memory that a text can ask for: more than any GPU has; launches look closer.
+const MOST_SHARED: u32 = 1 << 20;
 
 /// Parses and lowers a PTX text. The text's global variables are put into `memory`.
 ///
@@ -216,12 +223,18 @@ impl<'a> Loader<'a> {
             pointers: vec![None; self.definitions.len()],
             ..Program::default()
         };
+        let fits = |what: &str, bytes: u64, most: u64| match bytes {
+            bytes if bytes <= most => Ok(()),
+            _ => Err(self.refused(kernel.line, format!("{bytes} bytes of {what}: {most} at most"))),
+        };
+        fits("shared memory", static_shared_bytes.into(), MOST_SHARED.into())?;
         let mut params = Vec::new();
         for param in &kernel.params {
-            let size = param.size.unwrap_or(0) as u32;
+            let size = param.size.unwrap_or(0);
             let offset = program.param_bytes.next_multiple_of(param.align.max(1));
-            params.push(ParamLayout { offset, size, align: param.align });
-            program.param_bytes = offset + size;
+            fits("parameters", u64::from(offset) + size, MOST_PARAMS)?;
+            params.push(ParamLayout { offset, size: size as u32, align: param.align });
+            program.param_bytes = offset + size as u32;
         }
         self.lower_function(kernel, &shared, &mut program)?;
         for number in reachable {
@@ -265,24 +278,25 @@ impl<'a> Loader<'a> {
             .collect();
         used.sort_by_key(|variable| (variable.line, variable.name.clone()));
         used.dedup_by_key(|variable| &variable.name);
-        let (mut offsets, mut bytes) = (HashMap::new(), 0u32);
+        let (mut offsets, mut bytes) = (HashMap::new(), 0u64);
+        let short = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
         let mut open = Vec::new();
         for variable in used {
             match variable.size {
                 Some(size) if size > 0 => {
-                    bytes = bytes.next_multiple_of(variable.align.max(1));
-                    offsets.insert(&*variable.name, bytes);
-                    bytes = bytes.saturating_add(u32::try_from(size).unwrap_or(u32::MAX));
+                    bytes = bytes.next_multiple_of(variable.align.max(1).into());
+                    offsets.insert(&*variable.name, short(bytes));
+                    bytes += size;
                 }
                 _ => open.push(variable),
             }
         }
         let align = open.iter().map(|variable| variable.align.max(1)).max().unwrap_or(1);
         if !open.is_empty() {
-            bytes = bytes.next_multiple_of(align.max(16));
+            bytes = bytes.next_multiple_of(align.max(16).into());
         }
-        offsets.extend(open.iter().map(|variable| (&*variable.name, bytes)));
-        (offsets, bytes)
+        offsets.extend(open.iter().map(|variable| (&*variable.name, short(bytes))));
+        (offsets, short(bytes))
     }
 
     /// Appends a function's code and frame to a program.
@@ -307,9 +321,10 @@ impl<'a> Loader<'a> {
         let mut frame = Frame { name: function.name.to_owned(), ..Frame::default() };
         let mut locals = HashMap::new();
         let mut place = |variable: &Variable, local_bytes: &mut u32| {
+            // Too large a frame is refused below: what is too large by far only has to stay so.
             let at = local_bytes.next_multiple_of(variable.align.max(1));
-            let size = u32::try_from(variable.size.unwrap_or(0)).unwrap_or(u32::MAX);
-            *local_bytes = at.saturating_add(size);
+            let size = variable.size.unwrap_or(0).min(1 << 24) as u32;
+            *local_bytes = (at + size).min(1 << 24);
             locals.insert(variable.name.clone().into_owned(), (at, size));
             (at, size)
         };
@@ -332,6 +347,10 @@ impl<'a> Loader<'a> {
             if matches!(variable.space, Space::Local | Space::Param) {
                 place(variable, &mut frame.local_bytes);
             }
+        }
+        if frame.local_bytes > MOST_LOCAL {
+            let why = format!("more than {MOST_LOCAL} bytes of local memory in {}", function.name);
+            return Err(self.refused(function.line, why));
         }
         let mut lowering = Lowering::new(body, symbols).with_locals(locals);
         frame.entry = program.code.len() as u32;
@@ -383,10 +402,16 @@ impl<'a> Loader<'a> {
                 program.code.push(Inst { guard: None, op });
                 program.lines.push(program.lines.last().copied().unwrap_or((function.line, None)));
             }
+            // The last block of the text need not be the last one here.
+            if block.returns {
+                program.code.push(Inst { guard: None, op: Op::Control(control::Op::Ret) });
+                program.lines.push(program.lines.last().copied().unwrap_or((function.line, None)));
+            }
         }
-        // Control that falls off the end returns.
-        program.code.push(Inst { guard: None, op: Op::Control(control::Op::Ret) });
-        program.lines.push(program.lines.last().copied().unwrap_or((function.line, None)));
+        if order.is_empty() {
+            program.code.push(Inst { guard: None, op: Op::Control(control::Op::Ret) });
+            program.lines.push((function.line, None));
+        }
         for inst in &mut program.code[entry as usize..] {
             if let Op::Control(op) = &mut inst.op {
                 control::retarget(op, |statement| places.get(&statement).copied().unwrap_or(entry));

@@ -109,7 +109,8 @@ impl Kernel {
 
     /// Threads of a block, at most.
     pub fn max_threads(&self) -> u32 {
-        self.code().max_threads.map_or(1024, |[x, y, z]| (x * y * z).min(1024))
+        let product = |sizes: [u32; 3]| sizes.into_iter().fold(1, u32::saturating_mul);
+        self.code().max_threads.map_or(1024, |sizes| product(sizes).min(1024))
     }
 
     /// 32-bit registers that the kernel's frame has here; a real compiler would need fewer.

@@ -85,16 +85,17 @@ struct Arguments<'a, 'b> {
 
 impl Arguments<'_, '_> {
     fn next(&mut self, bytes: u64) -> Result<u64, Fault> {
-        self.at = self.at.next_multiple_of(bytes);
+        // Any number may have been passed for the address.
+        self.at = self.at.wrapping_add(bytes - 1) & !(bytes - 1);
         let at = self.at.wrapping_sub(LOCAL_WINDOW);
-        self.at += bytes;
+        self.at = self.at.wrapping_add(bytes);
         u32::try_from(at)
             .ok()
             .and_then(|at| local(self.exec, self.lane, at, bytes as u32))
             .ok_or_else(|| Fault {
                 kind: Kind::OutOfBounds,
                 lane: self.lane,
-                detail: format!("printf: no argument at {:#x}", self.at - bytes),
+                detail: format!("printf: no argument at {:#x}", self.at.wrapping_sub(bytes)),
             })
     }
 }

@@ -145,7 +145,7 @@ fn lower_mov(instruction: &Instruction, to: &mut Lowering) -> Result<Op, Refusal
         }
         (_, Operand::Symbol { name, offset }) => {
             if let Symbol::Local(at) = to.symbol(name)? {
-                let offset = u32::try_from(i64::from(at) + offset)
+                let offset = u32::try_from(i64::from(at).saturating_add(*offset))
                     .map_err(|_| form("an address outside local memory"))?;
                 return Ok(Op::LocalAddress { d: to.dst(dst, ty)?, wide: ty.bytes() == 8, offset });
             }
@@ -162,6 +162,10 @@ fn lower_plain_mov(
     to: &mut Lowering,
 ) -> Result<Op, Refusal> {
     let (d, a) = (to.dst(dst, ty)?, to.src(src, ty)?);
+    if ty.bytes() == 2 && matches!(src, Operand::Special(_)) {
+        // As PTX 1 had it: special registers have 32 bits, of which these are the lower ones.
+        return Ok(Op::Unpack16x2 { d: [d, to.fresh(false)], a });
+    }
     Ok(if ty.bytes() == 8 { Op::Move64 { d, a } } else { Op::Move32 { d, a } })
 }
 
@@ -193,7 +197,7 @@ fn lower_cvta(instruction: &Instruction, to: &mut Lowering) -> Result<Op, Refusa
     if let Operand::Symbol { name, offset } = src
         && let Symbol::Local(at) = to.symbol(name)?
     {
-        let offset = i64::from(at) + offset;
+        let offset = i64::from(at).saturating_add(*offset);
         // A local variable's own address depends on the frame; only a mov can ask for it.
         return Err(form(&format!("cvta of the local variable {name} at {offset}: mov it first")));
     }
@@ -264,7 +268,7 @@ pub fn exec(op: &Op, exec: &mut Exec) {
             regs.set32(high, mask, &a.map(|a| (a >> 32) as u32));
         }
         Op::LocalAddress { d, wide, offset } => {
-            let at = exec.warp.local_base + offset;
+            let at = exec.warp.local_base.wrapping_add(offset);
             if wide {
                 regs.set64(d, mask, &[u64::from(at); LANES]);
             } else {

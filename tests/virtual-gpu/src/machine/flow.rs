@@ -1,7 +1,7 @@
 //! How control moves: branches, calls and returns, exits, barriers.
 
 use super::control::{self, BarrierKind, Target};
-use super::program::FUNCTION_WINDOW;
+use super::program::{FUNCTION_WINDOW, MOST_LOCAL};
 use super::registers::{Pred, Slot, lanes};
 use super::strand::{Caller, Flow, Frame, Strand, Wait, arrive, leave_behind, put_back};
 use super::warp::State;
@@ -158,7 +158,12 @@ fn enter(call: &control::Call, strand: &mut Strand, exec: &mut Exec) -> Result<F
         predicates: strand.frame.predicates + caller.predicates,
         local: strand.frame.local + caller.local_bytes.next_multiple_of(16),
     };
-    exec.warp.local.grow(frame.local + callee.local_bytes);
+    let local_bytes = frame.local + callee.local_bytes;
+    if local_bytes > MOST_LOCAL {
+        let why = format!("{local_bytes} bytes of local memory, {MOST_LOCAL} at most");
+        return Err(fault(lane, format!("call of {}: {why}", callee.name)));
+    }
+    exec.warp.local.grow(local_bytes);
     for lane in lanes(callees) {
         for ((from, bytes), (to, _)) in call.params.iter().zip(&callee.params) {
             exec.warp.local.copy(lane, strand.frame.local + from, frame.local + to, *bytes);

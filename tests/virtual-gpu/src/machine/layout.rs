@@ -17,6 +17,8 @@ pub struct Block {
     /// Indices of blocks. Where control can fall off the end, the next block in the text is the last.
     pub next: Vec<usize>,
     pub falls_through: bool,
+    /// Control can come to the end of the body, which returns.
+    pub returns: bool,
 }
 
 /// The blocks of a body in the text's order, and the order to lay them out in (unreachable ones left off).
@@ -56,11 +58,12 @@ pub fn blocks(statements: &[Statement]) -> Result<(Vec<Block>, Vec<usize>), (u32
             Some(Statement::Instruction(last)) => leads_to(last, &labels, &lists)?,
             _ => (Vec::new(), true),
         };
-        let falls_through = falls_through && end < statements.len();
+        let returns = falls_through && end == statements.len();
+        let falls_through = falls_through && !returns;
         if falls_through {
             next.push(number + 1);
         }
-        blocks.push(Block { start: *start, end, next, falls_through });
+        blocks.push(Block { start: *start, end, next, falls_through, returns });
     }
     let order = weak_topological_order(&blocks);
     Ok((blocks, order))

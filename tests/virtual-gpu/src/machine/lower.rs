@@ -233,7 +233,8 @@ impl<'a> Lowering<'a> {
                         return Err(Refusal(format!("{name} is no variable")));
                     }
                 };
-                Ok(Address { base: None, offset: at + more + offset, symbol: Some(symbol) })
+                let offset = at.wrapping_add(*more).wrapping_add(*offset);
+                Ok(Address { base: None, offset, symbol: Some(symbol) })
             }
             Operand::Int(value) => Ok(Address {
                 base: None,
@@ -299,7 +300,7 @@ impl<'a> Lowering<'a> {
         if declared.ty == Type::Pred || declared.ty == Type::B128 {
             return Err(Refusal(format!("{} is a {:?} register", declared.name, declared.ty)));
         }
-        if (declared.ty.bytes() == 8) != (ty.bytes() == 8) {
+        if declared.ty.bytes() != ty.bytes() {
             let name = &declared.name;
             return Err(Refusal(format!("{name} is a {:?} register, used as {ty:?}", declared.ty)));
         }

@@ -12,6 +12,8 @@ pub const LOCAL_WINDOW: u64 = 0x0000_A000_0000_0000;
 pub const PARAM_WINDOW: u64 = 0x0000_B000_0000_0000;
 /// "Addresses" of functions: this and the number of the function in its module.
 pub const FUNCTION_WINDOW: u64 = 0x0000_C000_0000_0000;
+/// Bytes of a thread's local memory, at most (CUDA C++ Programming Guide, "Technical Specifications").
+pub const MOST_LOCAL: u32 = 512 << 10;
 /// Bytes of each window.
 pub const WINDOW_BYTES: u64 = 1 << 32;
 

@@ -3,7 +3,7 @@
 use super::control::BarrierKind;
 use super::flow::control;
 use super::program::Special;
-use super::registers::{FULL, LANES, Lanes, Registers};
+use super::registers::{FULL, LANES, Lanes, Registers, W32, lanes};
 use super::warp::State;
 use super::{Exec, Fault, Grid, Members, Op, block};
 use super::{compare, convert, data, float, integer, memory, tensor, warp_ops};
@@ -118,11 +118,15 @@ pub fn run(
         if warp.strands.is_empty() {
             return Ok((Progress::Done, used));
         }
-        let Some(at) = pick(warp) else { return Ok((Progress::Waiting, used)) };
+        if !warp.strands.iter().any(Strand::can_run) {
+            return Ok((Progress::Waiting, used));
+        }
         if used >= fuel || warp.pause {
-            warp.pause = false;
+            // Who sleeps waits for others, maybe of its own warp.
+            warp.rotate |= std::mem::take(&mut warp.pause);
             return Ok((Progress::Paused, used));
         }
+        let Some(at) = pick(warp) else { return Ok((Progress::Waiting, used)) };
         let mut strand = warp.strands.swap_remove(at);
         let result = run_strand(&mut strand, warp, block, grid, fuel - used);
         let pc = strand.pc;
@@ -131,12 +135,16 @@ pub fn run(
     }
 }
 
-/// The strand to run: of those deepest in calls the one with the lowest program counter, or after a long
-/// turn the one that has waited longest, so that lanes of a warp can wait for each other.
+/// The strand to run: of those deepest in calls the one with the lowest program counter. Once in a while,
+/// and after a sleep, it is the one that has waited longest, so that lanes of a warp can wait for each other.
+/// How long the others had is counted over all of them: lanes that wait in a loop with a call or a branch in
+/// it are never one strand for long.
 fn pick(warp: &mut State) -> Option<usize> {
     let runnable = || warp.strands.iter().enumerate().filter(|(_, strand)| strand.can_run());
-    if warp.rotate {
-        warp.rotate = false;
+    let alone = runnable().nth(1).is_none();
+    let due = std::mem::take(&mut warp.rotate) || warp.cycles - warp.turned >= TURN;
+    if alone || due {
+        warp.turned = warp.cycles;
         return runnable().min_by_key(|(_, strand)| strand.last).map(|(i, _)| i);
     }
     runnable()
@@ -177,6 +185,8 @@ pub(super) fn put_back(strand: Strand, warp: &mut State) {
         Some(other) => {
             other.mask |= strand.mask;
             other.wait = Wait::Nothing;
+            // One may be new in a function at whose first instruction the other waits.
+            other.entered |= strand.entered;
             other.last = other.last.max(strand.last);
         }
         None => warp.strands.push(strand),
@@ -294,7 +304,6 @@ fn run_frame(
     let mut turn_left = turn;
     let result = loop {
         if turn_left == 0 {
-            warp.rotate = crowded;
             break Ok(());
         }
         turn_left -= 1;
@@ -332,13 +341,15 @@ fn run_frame(
             }
             Op::Warp(op) => {
                 let members = warp_ops::members(op);
-                let met = matches!(op, warp_ops::Op::Barrier { .. })
-                    && meet(regs, warp, grid, mask, members);
-                if !met {
-                    mask = arrive(strand, regs, warp, mask, members);
-                    if mask == 0 {
-                        break Ok(());
+                let met = match op {
+                    warp_ops::Op::Barrier { members } => {
+                        meet(strand, regs.r32(*members), warp, grid, mask)
                     }
+                    _ => 0,
+                };
+                mask = if met != 0 { met } else { arrive(strand, regs, warp, mask, members) };
+                if mask == 0 {
+                    break Ok(());
                 }
                 if let Err(fault) = warp_ops::exec(op, &mut exec!()) {
                     break Err(fault);
@@ -372,6 +383,9 @@ fn run_frame(
         }
     };
     *left -= turn - turn_left;
+    if !crowded {
+        warp.turned = warp.cycles;
+    }
     result
 }
 
@@ -418,34 +432,51 @@ pub(super) fn arrive(
         strand.wait = Wait::Lanes;
         // put_back joins it with who waits here already, and they look again together.
     } else if ready != mask {
-        let waiting = mask & !ready;
-        let other = Strand { mask: waiting, wait: Wait::Lanes, ..strand.clone() };
-        strand.mask &= !waiting;
-        put_back(other, warp);
+        wait_behind(strand, warp, mask & !ready);
     }
     ready
 }
 
-/// Whether the lanes that a bar.warp.sync asks for are here or wait at others of its kind, which lets
-/// them go on: any bar.warp.sync is as good as any other.
-fn meet(regs: &Registers, warp: &mut State, grid: &Grid, mask: u32, members: Members) -> bool {
-    let Members::Mask(slot) = members else { return false };
-    let needed = regs.r32(slot)[mask.trailing_zeros() as usize] & warp.live;
+/// The lanes of `mask` that a bar.warp.sync lets go on because those that they ask for are here or wait at
+/// others of its kind, which go on too: any bar.warp.sync is as good as any other. 0 where nobody elsewhere
+/// is asked for. Lanes of other groups wait, here and there.
+fn meet(strand: &mut Strand, masks: &W32, warp: &mut State, grid: &Grid, mask: u32) -> u32 {
     let waits = |strand: &Strand| {
         let at = &grid.program.code[strand.pc as usize].op;
         matches!(strand.wait, Wait::Lanes) && matches!(at, Op::Warp(warp_ops::Op::Barrier { .. }))
     };
-    let waiting = warp.strands.iter().filter(|strand| waits(strand)).fold(0, |all, s| all | s.mask);
-    let met = waiting & needed != 0 && (mask | waiting) & needed == needed;
-    if met {
-        for strand in
-            warp.strands.iter_mut().filter(|strand| strand.mask & needed != 0 && waits(strand))
-        {
-            strand.pc += 1;
-            strand.wait = Wait::Nothing;
+    let waiting = warp.strands.iter().filter(|other| waits(other)).fold(0, |all, s| all | s.mask);
+    let (mut ready, mut needed) = (0, 0);
+    for lane in lanes(mask) {
+        let asked = masks[lane] & warp.live;
+        if asked & !(mask | waiting) == 0 {
+            ready |= 1 << lane;
+            needed |= asked;
         }
     }
-    met
+    if waiting & needed == 0 {
+        return 0;
+    }
+    for mut other in std::mem::take(&mut warp.strands) {
+        let going = other.mask & needed;
+        if going != 0 && waits(&other) {
+            let on = Strand { pc: other.pc + 1, mask: going, wait: Wait::Nothing, ..other.clone() };
+            warp.strands.push(on);
+            other.mask &= !going;
+        }
+        if other.mask != 0 {
+            warp.strands.push(other);
+        }
+    }
+    wait_behind(strand, warp, mask & !ready);
+    ready
+}
+
+/// Lanes of the strand that wait here for others while the rest of it goes on.
+fn wait_behind(strand: &mut Strand, warp: &mut State, waiting: u32) {
+    let other = Strand { mask: waiting, wait: Wait::Lanes, ..strand.clone() };
+    strand.mask &= !waiting;
+    put_back(other, warp);
 }
 
 /// Lanes of the strand outside `mask` go on at the next instruction, as a strand of their own.

@@ -22,8 +22,10 @@ pub struct State {
     /// Lanes that exist.
     pub born: u32,
     pub strands: Vec<Strand>,
-    /// A strand has had a long turn: the next one goes to another.
+    /// The next turn goes to the strand that has waited longest.
     pub rotate: bool,
+    /// The clock when such a turn was last given, or a strand was alone.
+    pub turned: u64,
     /// A thread sleeps: let other warps run.
     pub pause: bool,
     pub slots: Vec<Lanes>,
@@ -51,7 +53,7 @@ impl State {
         (self.rotate, self.pause) = (false, false);
         self.local.grow(local_bytes);
         self.pending = Pending::default();
-        self.cycles = 0;
+        (self.cycles, self.turned) = (0, 0);
         self.local_base = 0;
     }
 

@@ -17,5 +17,6 @@ mod ldmatrix;
 mod loading;
 mod memory;
 mod mma;
+mod schedules;
 mod warp;
 mod wmma;
