@@ -24,6 +24,7 @@ pub struct State {
     pub lookup: Lookup,
     /// The 16 named barriers.
     pub barriers: [Barrier; 16],
+    kept: Vec<Kept>,
     /// Threads that have not exited.
     pub live: u32,
 }
@@ -33,14 +34,35 @@ pub struct State {
 pub struct Barrier {
     /// Goes up when the barrier is complete.
     pub generation: u32,
-    /// What the threads of the last generation voted.
-    pub result: Votes,
     arrived: u32,
     /// `None` while all threads of the block are expected.
     count: Option<u32>,
     warps: u32,
     voters: u32,
     votes: u32,
+    /// Strands that wait for what is voted.
+    takers: u32,
+}
+
+/// Threads of a warp that come to a barrier.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    pub warp: u32,
+    /// How many, as the barrier counts them.
+    pub threads: u32,
+    /// How many the barrier waits for; `None` for all of the block.
+    pub count: Option<u32>,
+    /// Of bar.red: how many vote, and how many of them vote yes.
+    pub votes: Option<(u32, u32)>,
+}
+
+/// What was voted at a barrier, until all who voted have seen it: by then others may have voted again.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    id: usize,
+    generation: u32,
+    votes: Votes,
+    takers: u32,
 }
 
 /// Results of bar.red.
@@ -57,24 +79,30 @@ impl State {
         bytemuck::cast_slice_mut(&mut self.shared)
     }
 
-    /// `arriving` threads (as the barrier counts them) of a warp are at barrier `id`; of `voters` threads
-    /// `votes` voted yes.
-    pub fn arrive(
-        &mut self,
-        id: usize,
-        warp: u32,
-        arriving: u32,
-        count: Option<u32>,
-        voters: u32,
-        votes: u32,
-    ) {
+    /// Threads of a warp are at barrier `id`.
+    pub fn arrive(&mut self, id: usize, arrival: Arrival) {
         let barrier = &mut self.barriers[id];
-        barrier.arrived += arriving;
-        barrier.count = count;
-        barrier.warps |= 1 << warp;
-        barrier.voters += voters;
-        barrier.votes += votes;
+        barrier.arrived += arrival.threads;
+        barrier.count = arrival.count;
+        barrier.warps |= 1 << arrival.warp;
+        if let Some((voters, votes)) = arrival.votes {
+            barrier.voters += voters;
+            barrier.votes += votes;
+            barrier.takers += 1;
+        }
         self.complete(id);
+    }
+
+    /// What was voted at the end of a generation of a barrier: for each strand that voted, once.
+    pub fn take_votes(&mut self, id: u8, generation: u32) -> Votes {
+        let wanted = |kept: &Kept| (kept.id, kept.generation) == (usize::from(id), generation);
+        let Some(at) = self.kept.iter().position(wanted) else { return Votes::default() };
+        let votes = self.kept[at].votes;
+        self.kept[at].takers -= 1;
+        if self.kept[at].takers == 0 {
+            self.kept.swap_remove(at);
+        }
+        votes
     }
 
     /// Threads have exited: barriers of the whole block no longer wait for them.
@@ -92,13 +120,14 @@ impl State {
         if barrier.arrived < barrier.count.unwrap_or(self.live) {
             return;
         }
-        let (count, all) = (barrier.votes, barrier.votes == barrier.voters);
+        if barrier.takers > 0 {
+            let (count, all) = (barrier.votes, barrier.votes == barrier.voters);
+            let votes = Votes { count, all, any: count > 0 };
+            let (generation, takers) = (barrier.generation, barrier.takers);
+            self.kept.push(Kept { id, generation, votes, takers });
+        }
         let (warps, whole) = (barrier.warps, barrier.count.is_none());
-        *barrier = Barrier {
-            generation: barrier.generation.wrapping_add(1),
-            result: Votes { count, all, any: count > 0 },
-            ..Barrier::default()
-        };
+        *barrier = Barrier { generation: barrier.generation.wrapping_add(1), ..Barrier::default() };
         self.watch.barrier(warps, whole);
     }
 }
@@ -123,6 +152,7 @@ impl Block {
         let state = &mut self.state;
         (state.index, state.linear, state.live) = (index, linear, threads);
         state.barriers = Default::default();
+        state.kept.clear();
         state.shared.clear();
         state.shared.resize(
             (grid.shared_bytes as usize).div_ceil(size_of::<Lanes>()),

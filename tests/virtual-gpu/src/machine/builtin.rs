@@ -18,7 +18,7 @@ pub fn vprintf(call: &Call, exec: &mut Exec) -> Result<(), Fault> {
     let mut out = Vec::new();
     for lane in lanes(exec.mask) {
         let text = |address| {
-            text(exec, address).ok_or_else(|| Fault {
+            text(exec, lane, address).ok_or_else(|| Fault {
                 kind: Kind::OutOfBounds,
                 lane,
                 detail: format!("printf: no text at {address:#x}"),
@@ -43,7 +43,7 @@ pub fn vprintf(call: &Call, exec: &mut Exec) -> Result<(), Fault> {
 /// `__assertfail(message, file, line, function, char size)`.
 pub fn assert_fail(call: &Call, exec: &Exec) -> Fault {
     let lane = exec.mask.trailing_zeros() as usize;
-    let part = |i| text(exec, parameter(call, exec, lane, i)).unwrap_or_default();
+    let part = |i| text(exec, lane, parameter(call, exec, lane, i)).unwrap_or_default();
     let part = |i| String::from_utf8_lossy(&part(i)).into_owned();
     let line = parameter(call, exec, lane, 2) as u32;
     let detail = format!("{}:{line}: {}: assertion `{}` failed", part(1), part(3), part(0));
@@ -63,15 +63,22 @@ fn local(exec: &Exec, lane: usize, at: u32, bytes: u32) -> Option<u64> {
 }
 
 /// The text at a generic address, without its NUL.
-fn text(exec: &Exec, address: u64) -> Option<Vec<u8>> {
+fn text(exec: &Exec, lane: usize, address: u64) -> Option<Vec<u8>> {
     let mut text = Vec::new();
     while text.len() < MAX_TEXT {
-        let mut byte = [0];
-        exec.grid.memory.read(address + text.len() as u64, &mut byte).ok()?;
-        if byte[0] == 0 {
+        let at = address.checked_add(text.len() as u64)?;
+        let byte = match at.checked_sub(LOCAL_WINDOW).map(u32::try_from) {
+            Some(Ok(at)) => exec.warp.local.get(lane, at, 1)?[0],
+            _ => {
+                let mut byte = [0];
+                exec.grid.memory.read(at, &mut byte).ok()?;
+                byte[0]
+            }
+        };
+        if byte == 0 {
             return Some(text);
         }
-        text.push(byte[0]);
+        text.push(byte);
     }
     None
 }
@@ -117,9 +124,7 @@ fn print(
         // %[flags][width][.precision][size]conversion, `*` taking an argument.
         let mut spec = vec![b'%'];
         let (mut long, mut end) = (false, i + 1);
-        while let Some(byte) =
-            format.get(end).filter(|byte| !byte.is_ascii_alphabetic() && **byte != b'%')
-        {
+        while let Some(byte) = format.get(end).filter(|byte| b"-+ #0123456789.*".contains(byte)) {
             if *byte == b'*' {
                 spec.extend((arguments.next(4)? as i32).to_string().bytes());
                 count += 1;

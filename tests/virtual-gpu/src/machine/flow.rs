@@ -1,5 +1,6 @@
 //! How control moves: branches, calls and returns, exits, barriers.
 
+use super::block::Arrival;
 use super::control::{self, BarrierKind, Target};
 use super::program::{FUNCTION_WINDOW, MOST_LOCAL};
 use super::registers::{Pred, Slot, lanes};
@@ -241,18 +242,19 @@ fn barrier(op: &control::Barrier, strand: &mut Strand, exec: &mut Exec) -> Resul
         let value = exec.regs.pred(p);
         mask & if negated { !value } else { value }
     };
+    let voters = mask.count_ones();
     let votes = match op.kind {
-        BarrierKind::Sync | BarrierKind::Arrive => 0,
+        BarrierKind::Sync | BarrierKind::Arrive => None,
         BarrierKind::Popc { p, negated, .. }
         | BarrierKind::And { p, negated, .. }
-        | BarrierKind::Or { p, negated, .. } => vote(p, negated),
+        | BarrierKind::Or { p, negated, .. } => Some((voters, vote(p, negated).count_ones())),
     };
     // With a count, threads are counted a warp at a time, the last one of the block too.
     let whole = mask == exec.warp.live;
-    let arriving = if count.is_some() && whole { 32 } else { mask.count_ones() };
+    let threads = if count.is_some() && whole { 32 } else { mask.count_ones() };
     let generation = exec.block.barriers[id as usize].generation;
-    let index = exec.warp.index;
-    exec.block.arrive(id as usize, index, arriving, count, mask.count_ones(), votes.count_ones());
+    let arrival = Arrival { warp: exec.warp.index, threads, count, votes };
+    exec.block.arrive(id as usize, arrival);
     strand.pc += 1;
     if !matches!(op.kind, BarrierKind::Arrive) {
         strand.wait = Wait::Barrier { id: id as u8, generation, kind: op.kind };

@@ -153,24 +153,21 @@ fn pick(warp: &mut State) -> Option<usize> {
 }
 
 /// Strands whose barrier is complete go on.
-fn wake(warp: &mut State, block: &block::State) {
+fn wake(warp: &mut State, block: &mut block::State) {
     for i in 0..warp.strands.len() {
         let Wait::Barrier { id, generation, kind } = warp.strands[i].wait else { continue };
-        let barrier = &block.barriers[id as usize];
-        if barrier.generation == generation {
+        if block.barriers[id as usize].generation == generation {
             continue;
         }
         let (mask, frame) = (warp.strands[i].mask, warp.strands[i].frame);
         let mut regs = window(frame, &mut warp.slots, &mut warp.predicates);
+        let all = |yes: bool| if yes { FULL } else { 0 };
+        let mut votes = || block.take_votes(id, generation);
         match kind {
             BarrierKind::Sync | BarrierKind::Arrive => {}
-            BarrierKind::Popc { d, .. } => regs.set32(d, mask, &[barrier.result.count; LANES]),
-            BarrierKind::And { d, .. } => {
-                regs.set_pred(d, mask, if barrier.result.all { FULL } else { 0 });
-            }
-            BarrierKind::Or { d, .. } => {
-                regs.set_pred(d, mask, if barrier.result.any { FULL } else { 0 });
-            }
+            BarrierKind::Popc { d, .. } => regs.set32(d, mask, &[votes().count; LANES]),
+            BarrierKind::And { d, .. } => regs.set_pred(d, mask, all(votes().all)),
+            BarrierKind::Or { d, .. } => regs.set_pred(d, mask, all(votes().any)),
         }
         warp.strands[i].wait = Wait::Nothing;
     }

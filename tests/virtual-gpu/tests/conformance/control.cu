@@ -209,7 +209,21 @@ extern "C" __global__ void prints(int x) {
         printf("%5d|%-5d|%05d|%+d|%*d|", 42, 42, 42, 42, 6, 42);
         printf("%lld %llu %llx %hhd|", -1ll << 40, 1ull << 63, 1ull << 36, 3);
         printf("%f %.3e %g %8.2f|", 1.5, 12345.678, 1e-7, (double)2.345f);
+        char local[4] = {'a', (char)('b' + x + 9), 'c', 0};
+        printf("%s %2$d|", local);
         printf("%d\n", printf("three %d %d %d ", 1, 2, 3));
     }
     if (threadIdx.x < 3) printf("thread %d\n", threadIdx.x);
+}
+
+// Warps vote by themselves at one barrier, again and again.
+extern "C" __global__ void votes_of_single_warps(unsigned *out, unsigned rounds) {
+    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, sum = 0;
+    for (unsigned r = 0; r < rounds; r++) {
+        unsigned yes = lane < (r * 7 + warp * 5) % 33, count;
+        asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; bar.red.popc.u32 %0, 1, 32, p; }"
+                     : "=r"(count) : "r"(yes) : "memory");
+        sum = sum * 3 + count;
+    }
+    out[threadIdx.x] = sum;
 }

@@ -257,7 +257,7 @@ fn printf_prints() {
     let said = String::from_utf8(output.stdout).unwrap();
     let want = "plain % -5 -9 7 ff FF 10 q text|   42|42   |00042|+42|    42|\
                 -1099511627776 9223372036854775808 1000000000 3|\
-                1.500000 1.235e+04 1e-07     2.35|three 1 2 3 3\n\
+                1.500000 1.235e+04 1e-07     2.35|abc %$d|three 1 2 3 3\n\
                 thread 0\nthread 1\nthread 2\n";
     // 2.345f is 2.3450000286…: the C library's own rounding of it.
     assert!(said.contains(want), "{said}");
@@ -277,5 +277,22 @@ fn shuffled_schedules_give_the_same() {
         device.launch("token", 3, 256, 0, &[out.into()]);
         let want: Vec<u32> = (0..24).map(|i| i % 8 * 10).collect();
         assert_eq!(device.read::<u32>(out, 24), want, "seed {seed}");
+    }
+}
+
+/// A warp sees what was voted when it voted, however late it goes on.
+#[test]
+fn votes_are_kept_for_who_voted() {
+    for seed in 0..20 {
+        let options = virtual_gpu::Options { seed: Some(seed), ..Default::default() };
+        let device = Device::with(PTX, options);
+        let out = device.buffer(&[0u32; 96]);
+        device.launch("votes_of_single_warps", 1, 96, 0, &[out.into(), 40u32.into()]);
+        let got: Vec<u32> = device.read(out, 96);
+        for (thread, got) in (0u32..).zip(got) {
+            let votes = (0..40u32).map(|round| (round * 7 + thread / 32 * 5) % 33);
+            let want = votes.fold(0u32, |sum, votes| sum.wrapping_mul(3).wrapping_add(votes));
+            assert_eq!(got, want, "seed {seed} thread {thread}");
+        }
     }
 }
