@@ -216,14 +216,18 @@ extern "C" __global__ void prints(int x) {
     if (threadIdx.x < 3) printf("thread %d\n", threadIdx.x);
 }
 
-// Warps vote by themselves at one barrier, again and again.
-extern "C" __global__ void votes_of_single_warps(unsigned *out, unsigned rounds) {
-    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, sum = 0;
-    for (unsigned r = 0; r < rounds; r++) {
-        unsigned yes = lane < (r * 7 + warp * 5) % 33, count;
-        asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; bar.red.popc.u32 %0, 1, 32, p; }"
+// Warps 0 and 1 vote at a barrier, then 1 and 2 vote at the same one: warp 0 may go on after that only.
+extern "C" __global__ void votes_of_pairs(unsigned *out) {
+    __shared__ volatile unsigned first_done;
+    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, count = 0;
+    if (threadIdx.x == 0) first_done = 0;
+    __syncthreads();
+    if (warp == 2) while (!first_done) {}
+    for (unsigned round = warp == 2; round < (warp == 0 ? 1 : 2); round++) {
+        unsigned yes = lane < 3 + 4 * warp + 16 * round;
+        asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; bar.red.popc.u32 %0, 1, 64, p; }"
                      : "=r"(count) : "r"(yes) : "memory");
-        sum = sum * 3 + count;
+        out[round * 96 + threadIdx.x] = count;
+        if (warp == 1) first_done = 1;
     }
-    out[threadIdx.x] = sum;
 }

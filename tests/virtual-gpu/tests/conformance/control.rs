@@ -283,16 +283,23 @@ fn shuffled_schedules_give_the_same() {
 /// A warp sees what was voted when it voted, however late it goes on.
 #[test]
 fn votes_are_kept_for_who_voted() {
-    for seed in 0..20 {
-        let options = virtual_gpu::Options { seed: Some(seed), ..Default::default() };
-        let device = Device::with(PTX, options);
-        let out = device.buffer(&[0u32; 96]);
-        device.launch("votes_of_single_warps", 1, 96, 0, &[out.into(), 40u32.into()]);
-        let got: Vec<u32> = device.read(out, 96);
-        for (thread, got) in (0u32..).zip(got) {
-            let votes = (0..40u32).map(|round| (round * 7 + thread / 32 * 5) % 33);
-            let want = votes.fold(0u32, |sum, votes| sum.wrapping_mul(3).wrapping_add(votes));
-            assert_eq!(got, want, "seed {seed} thread {thread}");
+    for seed in std::iter::once(None).chain((0..20).map(Some)) {
+        let device = Device::with(PTX, virtual_gpu::Options { seed, ..Default::default() });
+        let out = device.buffer(&[0u32; 192]);
+        device.launch("votes_of_pairs", 1, 96, 0, &[out.into()]);
+        let got: Vec<u32> = device.read(out, 192);
+        // 3 and 7 of warps 0 and 1; 23 and 27 of warps 1 and 2.
+        let want = |i| {
+            if i < 64 {
+                10
+            } else if i < 128 {
+                0
+            } else {
+                23 + 27
+            }
+        };
+        for (i, got) in got.iter().enumerate() {
+            assert_eq!(*got, want(i), "seed {seed:?}, round {}, thread {}", i / 96, i % 96);
         }
     }
 }
