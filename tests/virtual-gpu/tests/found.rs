@@ -11,8 +11,10 @@ use virtual_gpu::Options;
 fn where_is_cuda() -> String {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["run", "--quiet", "--package", "virtual-gpu", "--example", "where_is_cuda"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        // Of the whole workspace, as the tests are: with the features of one package alone everything that
+        // it needs would be built again.
+        .args(["run", "--quiet", "--example", "where_is_cuda"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

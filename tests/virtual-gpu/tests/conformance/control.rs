@@ -303,3 +303,34 @@ fn votes_are_kept_for_who_voted() {
         }
     }
 }
+
+const BY_INDEX: &str = include_str!("by_index.ptx");
+
+/// brx.idx with lanes at every target and past it (its guard is false), in a loop; fences between.
+#[test]
+fn branches_by_index() {
+    let device = Device::new(BY_INDEX);
+    let out = device.buffer(&[0u32; 70]);
+    device.launch("by_index", 1, 70, 0, &[out.into()]);
+    for (thread, got) in (0u32..).zip(device.read::<u32>(out, 70)) {
+        let want = (0..9).fold(0u32, |x, round| match (thread + round) % 5 {
+            0 => x + 100,
+            1 | 3 => x ^ 0x55,
+            2 => x << 1,
+            _ => x.wrapping_mul(3).wrapping_add(7),
+        });
+        assert_eq!(got, want, "thread {thread}");
+    }
+}
+
+#[test]
+fn traps_and_indices_past_the_table_end_the_launch() {
+    let device = Device::new(BY_INDEX);
+    let kind = |which: u32| {
+        let outcome = device.try_launch("out_of_the_table", 1, 32, 0, &[which.into()]);
+        outcome.findings.first().map(|finding| (finding.kind, finding.place.ptx_line))
+    };
+    assert_eq!(kind(0), None);
+    assert_eq!(kind(1), Some((virtual_gpu::Kind::Trap, 65)));
+    assert_eq!(kind(2), Some((virtual_gpu::Kind::IllegalInstruction, 61)));
+}
