@@ -36,6 +36,10 @@ fn main() -> ExitCode {
         Ok(options) => options,
         Err(error) => return refuse(&error),
     };
+    let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    for name in Options::misspelt(names) {
+        eprintln!("warning: {name} is no setting; virtual-gpu --help lists them");
+    }
     if !virtual_gpu::is_built() {
         eprintln!("virtual-gpu: building libcuda.so for this processor, once: a minute or two");
     }

@@ -123,6 +123,14 @@ impl Options {
         Ok(options)
     }
 
+    /// Those of these names of variables that look like settings and are none: typing mistakes.
+    pub fn misspelt(names: impl Iterator<Item = String>) -> Vec<String> {
+        let known = Options::default().to_env().map(|(name, _)| name);
+        names
+            .filter(|name| name.starts_with("VIRTUAL_GPU_") && !known.contains(&name.as_str()))
+            .collect()
+    }
+
     /// The variables that give a process these options.
     pub fn to_env(&self) -> [(&'static str, String); 7] {
         let (major, minor) = self.compute_capability;
@@ -240,5 +248,12 @@ mod tests {
             from(&[(COMPUTE_CAPABILITY, "7.5")]).unwrap_err().to_string(),
             "reading VIRTUAL_GPU_COMPUTE_CAPABILITY: `7.5` is not one of 8.0, 8.6, 8.9, 9.0, 12.0"
         );
+    }
+
+    #[test]
+    fn misspelt_variables_are_noticed() {
+        let names = ["VIRTUAL_GPU_MEMROY", "VIRTUAL_GPU_MEMORY", "PATH", "VIRTUAL_GPU_SEED"];
+        let found = Options::misspelt(names.into_iter().map(str::to_owned));
+        assert_eq!(found, ["VIRTUAL_GPU_MEMROY"]);
     }
 }
