@@ -30,7 +30,7 @@ const MOST_SHARED: u32 = 1 << 20;
 /// # Errors
 /// What cannot be parsed, what the machine does not know, and variables that memory has no place for.
 pub fn load(text: &str, memory: &Arc<Memory>) -> Result<Module, LoadError> {
-    // The parser and the layout are recursive, as deep as a function has blocks.
+    // The layout recurses, as deep as a function has blocks.
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(1 << 29).spawn_scoped(scope, || {
             let tree = crate::ptx::parse(text)?;

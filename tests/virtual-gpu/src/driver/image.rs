@@ -7,11 +7,8 @@ use super::abi::{Host, In, Out, tell};
 use super::error::{Error, Result};
 use super::link;
 use super::state::Driver;
+use crate::fatbin;
 
-/// Of the structure that nvcc puts before a fat binary: magic, version, address of the data, one more.
-const WRAPPER: u32 = 0x4662_43b1;
-/// Of the fat binary itself.
-const FAT_BINARY: u32 = 0xba55_ed50;
 const ELF: u32 = u32::from_le_bytes(*b"\x7fELF");
 
 /// An image, copied.
@@ -29,12 +26,13 @@ impl Bytes {
         let start = readable(image, 8, |bytes| bytes.len() >= 8);
         let magic = word(&start, 0).unwrap_or(0);
         match magic {
-            WRAPPER => {
+            // What nvcc puts before a fat binary: magic, version, address of the data, one more.
+            fatbin::WRAPPER_MAGIC => {
                 let wrapper = image.bytes(24)?;
                 let data = long(wrapper, 8).ok_or(Error::InvalidImage)?;
                 Bytes::at_fat_binary(Host::at(data))
             }
-            FAT_BINARY => Bytes::at_fat_binary(image),
+            fatbin::MAGIC => Bytes::at_fat_binary(image),
             ELF => Ok(Bytes(start)),
             _ if start.starts_with(link::MAGIC) => {
                 let header = image.bytes(16)?;
@@ -46,7 +44,7 @@ impl Bytes {
     }
 
     fn at_fat_binary(image: Host) -> Result<Bytes> {
-        let len = crate::fatbin::size_of(image.bytes(16)?).ok_or(Error::InvalidImage)?;
+        let len = fatbin::size_of(image.bytes(16)?).ok_or(Error::InvalidImage)?;
         Ok(Bytes(image.bytes(len)?.to_vec()))
     }
 
@@ -96,7 +94,7 @@ impl Bytes {
                 tell("module", "a cubin is machine code for a GPU; give PTX (nvcc -ptx) instead");
                 return Err(Error::NoBinaryForGpu);
             }
-            Some(FAT_BINARY) => return super::fatbin::ptx(driver, &bytes),
+            Some(fatbin::MAGIC) => return super::fatbin::ptx(driver, &bytes),
             _ => {}
         }
         if bytes.starts_with(link::MAGIC) {

@@ -126,11 +126,6 @@ impl<'a> Lowering<'a> {
         self.body.registers[register as usize].ty
     }
 
-    /// Whether an operand is a 64-bit register (immediates and specials are what they are used as).
-    pub fn is_wide(&self, operand: &Operand) -> bool {
-        matches!(operand, Operand::Reg(r) if self.register_type(*r).bytes() == 8)
-    }
-
     /// Bytes of a register operand's declared type; 0 for anything else.
     pub fn register_bytes(&self, operand: &Operand) -> u32 {
         match operand {

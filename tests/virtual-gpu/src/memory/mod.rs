@@ -368,11 +368,6 @@ impl Memory {
         self.table().region(address, 1).ok().map(|region| (region.base, region.bytes))
     }
 
-    /// The live allocation that an address is in: whether it is the device's or the host's.
-    pub fn origin_of(&self, address: u64) -> Option<Origin> {
-        self.table().region(address, 1).ok().map(|region| region.origin)
-    }
-
     /// Free and total bytes.
     pub fn info(&self) -> (u64, u64) {
         (self.total - self.table().used, self.total)

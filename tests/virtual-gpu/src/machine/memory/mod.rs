@@ -14,7 +14,7 @@ mod tests;
 
 use super::lower::{Lowering, Refusal};
 use super::registers::Slot;
-use super::{Exec, Fault, Members};
+use super::{Exec, Fault};
 use crate::ptx::ast::{Instruction, Type};
 
 pub use copy::Pending;
@@ -45,11 +45,6 @@ pub fn lower(instruction: &Instruction, to: &mut Lowering) -> Result<Option<Op>,
         "prefetch" | "prefetchu" | "applypriority" | "discard" => Op::Hint,
         _ => return Ok(None),
     }))
-}
-
-/// The lanes that must arrive together.
-pub fn members(_op: &Op) -> Members {
-    Members::None
 }
 
 pub fn exec(op: &Op, exec: &mut Exec) -> Result<(), Fault> {
