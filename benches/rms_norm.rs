@@ -65,5 +65,34 @@ fn bench<E: Element + Into<f64>>(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench::<f32>, bench::<bf16>);
+/// 4096 tokens of a 4096 wide model on the GPU, if there is one; each time waits for the device.
+#[cfg(feature = "cuda")]
+fn cuda(c: &mut Criterion) {
+    use dayrun::ops::rms_norm::cuda;
+    let Some(gpu) = common::gpu::any() else { return };
+    let (rows, hidden) = (4096, 4096);
+    let mut rng = Rng::new(1);
+    let (wide_x, wide_w) = (rng.values(rows * hidden, 1.0), rng.around_one(hidden));
+    let x = gpu.upload(&cast::<bf16>(&wide_x)).unwrap();
+    let w = gpu.upload(&cast::<bf16>(&wide_w)).unwrap();
+    let (mut y, mut rstd) = (gpu.alloc(rows * hidden).unwrap(), gpu.alloc(rows).unwrap());
+    let mut run = || {
+        let (y, rstd) = (&mut y.view_mut(), &mut rstd.view_mut());
+        cuda::forward(&gpu, hidden, EPS, x.view(), w.view(), y, rstd).unwrap();
+        gpu.synchronize().unwrap();
+    };
+    run();
+    let mut group = c.benchmark_group(format!("rms_norm/{}", gpu.name()));
+    group.throughput(Throughput::Bytes(4 * (rows * hidden) as u64));
+    group.bench_function("forward", |b| b.iter(&mut run));
+    group.finish();
+    let (want, _) = reference::forward(hidden, EPS.into(), &wide_x, &wide_w);
+    let tol = Tol::new(DType::Bf16).rounds(2).steps(8).sum_len(hidden).cols(hidden);
+    assert_close("rms_norm.y", &gpu.download(y.view()).unwrap(), &want, tol);
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &mut Criterion) {}
+
+criterion_group!(benches, bench::<f32>, bench::<bf16>, cuda);
 criterion_main!(benches);

@@ -2,4 +2,6 @@
 
 pub mod bytes;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod memory;

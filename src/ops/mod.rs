@@ -27,6 +27,23 @@ pub struct ShapeError {
     pub want: Want,
 }
 
+/// A kernel could not be launched: its arguments do not fit together, or the device refused.
+#[cfg(feature = "cuda")]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LaunchError {
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    #[error(transparent)]
+    Cuda(#[from] crate::device::cuda::CudaError),
+}
+
+/// A dimension as kernels take it, an `int`.
+#[cfg(feature = "cuda")]
+pub fn dimension(op: &'static str, what: &'static str, n: usize) -> Result<i32, ShapeError> {
+    let limit = i32::MAX as usize;
+    i32::try_from(n).map_err(|_| ShapeError { op, what, got: n, want: Want::Below(limit) })
+}
+
 /// What a checked number should have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {

@@ -5,6 +5,8 @@
 
 pub mod close;
 pub mod golden;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 pub mod inputs;
 pub mod tol;
 

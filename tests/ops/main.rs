@@ -6,6 +6,8 @@ mod common;
 mod adamw;
 mod attention;
 mod cross_entropy;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod embedding;
 mod head;
 mod lora_down;

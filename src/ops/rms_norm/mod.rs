@@ -13,6 +13,8 @@
 //! Source: Zhang and Sennrich 2019 (arXiv 1910.07467), equation 4.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[doc(hidden)]
 pub mod reference;
 

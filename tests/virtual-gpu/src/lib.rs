@@ -18,5 +18,5 @@ pub mod watch;
 pub use gpu::{Gpu, LaunchConfig, LaunchError, Outcome};
 pub use module::{Kernel, LoadError, Module};
 pub use options::{Options, OptionsError, Watch};
-pub use run::{RunError, command, is_built, library, run};
+pub use run::{RunError, command, is_built, library, run, run_with};
 pub use watch::{Finding, Kind, Place};

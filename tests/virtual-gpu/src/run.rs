@@ -56,6 +56,14 @@ impl RunError {
 /// When the body does, when the process that runs it ends otherwise than in success, when no test
 /// has that name, and when the library can't be built.
 pub fn run(test: &str, options: &Options, body: impl FnOnce()) {
+    run_with(test, options, &[], body);
+}
+
+/// As [`run`], with variables for the child's environment.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_with(test: &str, options: &Options, variables: &[(&str, &OsStr)], body: impl FnOnce()) {
     if let Some(child) = std::env::var_os(CHILD) {
         assert_eq!(child.to_str(), Some(test), "started for one test, asked to run another");
         if let Some(reached) = std::env::var_os(REACHED) {
@@ -70,6 +78,7 @@ pub fn run(test: &str, options: &Options, body: impl FnOnce()) {
         .args([test, "--exact", "--nocapture", "--include-ignored"])
         .env(CHILD, test)
         .env(REACHED, &reached)
+        .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("starting {}: {error}", executable.display()));

@@ -1,0 +1,3 @@
+//! gemm_bf16: timing on a GPU.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! nf4_dequantize: timing on a GPU.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! nf4_quantize: timing on a GPU.
+
+fn main() {}
