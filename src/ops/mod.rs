@@ -51,6 +51,7 @@ pub enum Want {
     AtLeast(usize),
     Below(usize),
     MultipleOf(usize),
+    Either(usize, usize),
 }
 
 impl std::fmt::Display for Want {
@@ -60,6 +61,7 @@ impl std::fmt::Display for Want {
             Want::AtLeast(n) => write!(f, "{n} or more"),
             Want::Below(n) => write!(f, "less than {n}"),
             Want::MultipleOf(n) => write!(f, "a multiple of {n}"),
+            Want::Either(a, b) => write!(f, "{a} or {b}"),
         }
     }
 }

@@ -32,6 +32,8 @@
 //! costs two more products of seven and needs neither atomics nor a copy of dq per thread.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[doc(hidden)]
 pub mod reference;
 

@@ -1,4 +1,5 @@
 //! Every kernel against the f64 reference of its op, on the virtual GPU (or, with the feature
 //! `gpu-tests`, on the machine's own). `DAYRUN_SHAPES=100 cargo test --test ops cuda` is the long sweep.
 
+mod attention;
 mod rms_norm;
