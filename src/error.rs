@@ -6,7 +6,7 @@ use crate::data;
 use crate::device::cpu::UnknownLevel;
 use crate::model::generate::GenerateError;
 use crate::model::{self, EngineError, tokenizer};
-use crate::train::{EvaluateError, ProofError, RunDirError, SavedAdapter, StepError};
+use crate::train::{DeviceError, EvaluateError, ProofError, RunDirError, SavedAdapter, StepError};
 
 /// What can end a run. Each part's own error says what was being done and where.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,8 @@ pub enum Error {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Level(#[from] UnknownLevel),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     #[error(transparent)]
     Model(#[from] model::Error),
     #[cfg(feature = "cli")]
@@ -51,6 +53,7 @@ impl Error {
         match self {
             Error::Config(e) => e.hint(),
             Error::Level(e) => e.hint(),
+            Error::Device(e) => e.hint(),
             Error::Model(e) => e.hint(),
             #[cfg(feature = "cli")]
             Error::Source(e) => e.hint(),

@@ -133,6 +133,14 @@ fn refusals_say_what_where_and_what_to_do() {
         &["train", "run.toml", "--set", "lora.target_modules=[\"q_prj\"]"],
         &["train", "twice.toml"],
         &["train", "run.toml", "--set", "lora.init_adapter=no/adapter"],
+        &["train", "run.toml", "--set", "train.device=gpu"],
+        &["train", "run.toml", "--set", "train.memory=40 gigs"],
+        &["train", "run.toml", "--set", "dispatch.nf4_linear=fast"],
+        &["train", "run.toml", "--device", "cuda", "--set", "train.compute_dtype=f32"],
+        &["train", "run.toml", "--device", "cpu", "--memory", "39.3GB"],
+        &["train", "run.toml", "--set", "train.cpu_until=layers.1.attention"],
+        &["eval", "--model", "no/model", "--device", "cpu", "--memory", "24GiB", "test.jsonl"],
+        &["generate", "--model", "m", "--device", "cuda:1", "--compute-dtype", "f32", "hello"],
         &["init", "run.toml"],
         &["eval", "--model", "no/model", "test.jsonl"],
         &["generate", "--run", "no/run", "hello"],
@@ -151,9 +159,38 @@ fn refusals_say_what_where_and_what_to_do() {
     check_snapshot("refusals.txt", &seen);
     assert!(!dir.join("runs").exists(), "a refused run leaves nothing behind");
     // Wrong usage is clap's to refuse, with code 2.
-    for args in [&["train"][..], &["generate", "x"], &["eval", "--no-such-flag"], &["tarin"]] {
+    let usage = ["train", "run.toml", "--device", "gpu"];
+    for args in
+        [&["train"][..], &usage, &["generate", "x"], &["eval", "--no-such-flag"], &["tarin"]]
+    {
         assert_eq!(refusal(dir, args).0, 2, "{args:?}");
     }
+}
+
+/// What a run says on a machine without NVIDIA's driver, named and unnamed.
+#[cfg(feature = "cuda")]
+#[test]
+fn without_a_driver_a_named_gpu_is_refused_and_auto_says_why_it_is_the_cpu() {
+    use dayrun::device::cuda::{Cuda, CudaError};
+    if Cuda::count() != Err(CudaError::NoDriver) {
+        eprintln!("SKIPPED: this machine has NVIDIA's driver");
+        return;
+    }
+    let dir = project();
+    let (code, text) = refusal(dir.path(), &["train", "run.toml", "--device", "cuda"]);
+    assert_eq!(code, 1, "{text}");
+    check_snapshot("no-driver.txt", &text);
+    assert!(!dir.path().join("runs").exists(), "a refused run leaves nothing behind");
+    let sets = ["--set", "train.max_steps=1", "--set", "eval.before=false", "--memory", "24GiB"];
+    let (code, text) = refusal(dir.path(), &[&["train", "run.toml"][..], &sets].concat());
+    assert_eq!(code, 0, "{text}");
+    let line = text.lines().find(|line| line.starts_with("on cpu (")).expect("the device is told");
+    assert!(line.contains("): no GPU here: the NVIDIA driver's library"), "{line}");
+    // What was used, not what was asked for.
+    let resolved = dir.path().join("runs/run/run.toml");
+    let (resolved, _) = dayrun::config::load(&resolved, &[]).expect("valid");
+    assert_eq!(resolved.train.device, dayrun::config::DeviceChoice::Cpu);
+    assert_eq!(resolved.train.memory, None);
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! Which model to use: a run's, or one named with an adapter.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::Terminal;
+use super::device_args::DeviceArgs;
 use super::output::Failure;
 use crate::adapter::{Adapter, peft};
 use crate::config::{self, ComputeDtype, RunFile};
-use crate::device::cpu::{Cpu, Level};
 use crate::train::Base;
+use crate::train::device::Request;
 
 /// Which model, which adapter, on what.
 #[derive(clap::Args)]
@@ -31,6 +31,8 @@ pub struct BaseArgs {
     /// CPU threads; 0 takes one per core.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 fn dtype(text: &str) -> Result<ComputeDtype, String> {
@@ -75,6 +77,7 @@ impl BaseArgs {
             run.model.path = model.clone();
         }
         run.train.compute_dtype = self.compute_dtype.unwrap_or(run.train.compute_dtype);
+        self.device.lay_over(&mut run.train)?;
         let dir = match (&self.adapter, &self.run) {
             (Some(dir), _) => Some(dir.clone()),
             (None, Some(run)) if !self.no_adapter => Some(run.join("adapter")),
@@ -83,9 +86,10 @@ impl BaseArgs {
         if let Some(dir) = &dir {
             peft::check_config(dir)?;
         }
-        let threads = self.threads.unwrap_or(run.train.threads).min(1024);
-        let cpu = Arc::new(Cpu::with_level(Level::from_env()?, threads));
-        let base = Base::open(&run.model.path, cpu, &|p| terminal.report(p))?;
+        run.train.threads = self.threads.unwrap_or(run.train.threads).min(1024);
+        let request = Request::of(&run.train);
+        let base = Base::open(&run.model.path, &request, &|p| terminal.report(p))?;
+        terminal.note(&base.device.line());
         let adapter = dir.map(|dir| peft::load(&dir, &base.weights.config)).transpose()?;
         Ok(Opened { base, adapter, run, of_run: self.run.is_some() })
     }

@@ -16,6 +16,7 @@ use crate::train::{EvalFile, Evaluation, evaluate};
 Examples:
   dayrun eval --run runs/run                        on the run's own evaluation files
   dayrun eval --run runs/run --no-adapter           the base model, to compare
+  dayrun eval --run runs/run --device cuda:1        on the second GPU
   dayrun eval --model models/smol --adapter dir test.jsonl --rows rows.jsonl")]
 pub struct Args {
     #[command(flatten)]

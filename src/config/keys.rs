@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use super::device::{ByteSize, DeviceChoice};
 use super::section::section;
 use super::values::{
-    ComputeDtype, OnRow, Paths, PromptAs, Quantization, ScheduleKind, TargetModules, TooLong,
-    Warmup,
+    ComputeDtype, Nf4Linear, OnRow, Paths, PromptAs, Quantization, ScheduleKind, TargetModules,
+    TooLong, Warmup,
 };
 
 section! {
@@ -115,6 +116,17 @@ section! {
         seed: u64 = 0, "an integer from 0", |v| *v <= i64::MAX as u64;
         /// Type of the activations: "bf16" (sums, statistics and loss stay in f32) or "f32".
         compute_dtype: ComputeDtype = ComputeDtype::Bf16, "\"bf16\" or \"f32\"", |_| true;
+        /// What it runs on: "cpu", "cuda" (the first GPU), "cuda:1" (the second), or "auto": the
+        /// first GPU if it can be used, else the CPU. The run says which, and why.
+        device: DeviceChoice = DeviceChoice::Auto, "\"auto\", \"cpu\", \"cuda\" or \"cuda:N\"",
+            |_| true;
+        /// Use at most so much of the GPU's memory, as on a smaller card. Without it, what is free.
+        memory: Option<ByteSize> = None, "a size such as \"39.3GB\", \"24GiB\", \"800MB\" or bytes above 0",
+            |v| v.is_none_or(|v| v.0 > 0), example "\"39.3GB\"";
+        /// To find a wrong result: the CPU runs up to and with this op, the GPU from there. A
+        /// mistake in the name shows them all.
+        cpu_until: Option<String> = None, "the name of an op", |_| true,
+            example "\"layers.1.attention\"";
         /// CPU threads; 0 takes one per core. The result does not depend on it.
         threads: usize = 0, "an integer from 0 to 1024", |v| *v <= 1024;
         /// The adapter is saved every so many updates, and at the end; 0: only at the end.
@@ -136,5 +148,15 @@ section! {
         max_new_tokens: usize = 128, "an integer from 1", |v| *v >= 1;
         /// Rows decoded at once.
         batch_rows: usize = 32, "an integer from 1 to 1024", |v| (1..=1024).contains(v);
+    }
+}
+
+section! {
+    /// Which way a GPU takes where there are several. The result differs in its last bits, so the
+    /// run.toml of a run directory holds what was chosen, and a run from that file does the same.
+    "dispatch" Dispatch {
+        /// Products with a 4-bit weight: "fused" decodes as it multiplies, "scratch" decodes the
+        /// weight into memory first, "auto" chooses by shape.
+        nf4_linear: Nf4Linear = Nf4Linear::Auto, "\"auto\", \"fused\" or \"scratch\"", |_| true;
     }
 }

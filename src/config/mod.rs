@@ -9,6 +9,7 @@
 //! # Ok::<(), dayrun::config::ConfigError>(())
 //! ```
 
+mod device;
 mod error;
 mod keys;
 mod read;
@@ -18,13 +19,14 @@ mod section;
 mod tests;
 mod values;
 
+pub use device::{ByteSize, DeviceChoice};
 pub use error::ConfigError;
-pub use keys::{Data, Eval, Lora, Model, Train};
+pub use keys::{Data, Dispatch, Eval, Lora, Model, Train};
 pub use read::{Source, load, parse};
 pub use section::Key;
 pub use values::{
-    ComputeDtype, OnRow, Paths, PromptAs, Quantization, ScheduleKind, TargetModules, TooLong,
-    Warmup,
+    ComputeDtype, Nf4Linear, OnRow, Paths, PromptAs, Quantization, ScheduleKind, TargetModules,
+    TooLong, Warmup,
 };
 
 /// A whole run file.
@@ -35,14 +37,16 @@ pub struct RunFile {
     pub lora: Lora,
     pub train: Train,
     pub eval: Eval,
+    pub dispatch: Dispatch,
 }
 
 /// The sections' names, in the order of the file.
-pub fn sections() -> [&'static str; 5] {
-    [Model::SECTION, Data::SECTION, Lora::SECTION, Train::SECTION, Eval::SECTION]
+pub fn sections() -> [&'static str; 6] {
+    [Model::SECTION, Data::SECTION, Lora::SECTION, Train::SECTION, Eval::SECTION, Dispatch::SECTION]
 }
 
 /// Every key of the run file, in the order of the file.
 pub fn all_keys() -> Vec<Key> {
-    [Model::keys(), Data::keys(), Lora::keys(), Train::keys(), Eval::keys()].concat()
+    let keys = [Model::keys(), Data::keys(), Lora::keys(), Train::keys(), Eval::keys()];
+    [keys.concat(), Dispatch::keys()].concat()
 }

@@ -7,7 +7,7 @@ use toml::Value;
 use toml::de::{DeTable, DeValue};
 
 use super::error::ConfigError;
-use super::{RunFile, all_keys, sections};
+use super::{ComputeDtype, DeviceChoice, RunFile, all_keys, sections};
 use crate::model::config::Linear;
 
 /// Where each key was given, for error messages.
@@ -30,6 +30,19 @@ impl Source {
             Some(line) => format!("{}:{line}", self.path.display()),
             None => self.path.display().to_string(),
         }
+    }
+
+    /// Two keys that do not go together. The place is that of the first if it was given.
+    fn conflict(
+        &self,
+        (key, value): (&'static str, String),
+        (other, other_value): (&'static str, String),
+        why: &'static str,
+        advice: String,
+    ) -> ConfigError {
+        let at = if self.gives(key) || !self.gives(other) { key } else { other };
+        let at = self.place(at);
+        ConfigError::Conflict { key, value, other, other_value, why, advice, at }
     }
 
     /// Whether the key was given, in the file or by `--set`.
@@ -170,6 +183,8 @@ fn alias(name: &str) -> Option<&'static str> {
         "adam_epsilon" => "train.adam_eps",
         "max_norm" | "gradient_clipping" => "train.max_grad_norm",
         "bf16" | "fp16" | "dtype" => "train.compute_dtype",
+        "use_cpu" | "no_cuda" | "device_map" | "gpu" => "train.device",
+        "max_memory" | "gpu_memory_limit" => "train.memory",
         "save_steps" => "train.save_every",
         "output_dir" | "output" => "train.out",
         _ => return None,
@@ -226,6 +241,7 @@ impl RunFile {
             lora: super::Lora::read(&mut section("lora"), source)?,
             train: super::Train::read(&mut section("train"), source)?,
             eval: super::Eval::read(&mut section("eval"), source)?,
+            dispatch: super::Dispatch::read(&mut section("dispatch"), source)?,
         })
     }
 
@@ -241,21 +257,48 @@ impl RunFile {
                 });
             }
         }
-        if self.data.max_length > self.train.micro_batch_tokens {
-            let key =
-                if source.gives("data.max_length") || !source.gives("train.micro_batch_tokens") {
-                    "data.max_length"
-                } else {
-                    "train.micro_batch_tokens"
-                };
-            return Err(ConfigError::Conflict {
-                key: "data.max_length",
-                value: self.data.max_length,
-                other: "train.micro_batch_tokens",
-                other_value: self.train.micro_batch_tokens,
-                why: "a document must fit in one micro-batch",
-                at: source.place(key),
-            });
+        let (longest, room) = (self.data.max_length, self.train.micro_batch_tokens);
+        if longest > room {
+            return Err(source.conflict(
+                ("data.max_length", longest.to_string()),
+                ("train.micro_batch_tokens", room.to_string()),
+                "a document must fit in one micro-batch",
+                format!(
+                    "set data.max_length to at most {room}, or train.micro_batch_tokens to at \
+                     least {longest}"
+                ),
+            ));
+        }
+        self.check_device(source)
+    }
+
+    /// What a device cannot do.
+    fn check_device(&self, source: &Source) -> Result<(), ConfigError> {
+        let device = ("train.device", self.train.device.to_string());
+        let on_gpu = matches!(self.train.device, DeviceChoice::Cuda(_));
+        if let (DeviceChoice::Cpu, Some(memory)) = (self.train.device, self.train.memory) {
+            return Err(source.conflict(
+                ("train.memory", memory.to_string()),
+                device,
+                "it limits what is used of a GPU's memory",
+                "leave train.memory out, or set train.device to \"cuda\"".into(),
+            ));
+        }
+        if let (Some(op), false) = (&self.train.cpu_until, on_gpu) {
+            return Err(source.conflict(
+                ("train.cpu_until", format!("\"{op}\"")),
+                device,
+                "it divides a step between the CPU and a GPU",
+                "leave train.cpu_until out, or set train.device to \"cuda\"".into(),
+            ));
+        }
+        if on_gpu && self.train.compute_dtype == ComputeDtype::F32 {
+            return Err(source.conflict(
+                ("train.compute_dtype", "\"f32\"".into()),
+                device,
+                "a GPU computes in bf16, with sums, statistics and loss in f32",
+                "leave train.compute_dtype out, or set train.device to \"cpu\"".into(),
+            ));
         }
         Ok(())
     }

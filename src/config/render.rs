@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use super::{Data, Eval, Lora, Model, RunFile, Train, all_keys};
+use super::{Data, Dispatch, Eval, Lora, Model, RunFile, Train, all_keys};
 
 impl RunFile {
     /// The commented run file of `dayrun init`: every key with meaning and default.
     pub fn commented() -> String {
-        let docs = [Model::DOC, Data::DOC, Lora::DOC, Train::DOC, Eval::DOC];
+        let docs = [Model::DOC, Data::DOC, Lora::DOC, Train::DOC, Eval::DOC, Dispatch::DOC];
         let mut out = String::from(
             "# A dayrun run file. `dayrun train FILE` runs it; every key here can also be given on\n\
              # the command line: --set train.learning_rate=1e-4. Lines that start with # are off;\n\

@@ -26,12 +26,19 @@ fn resolved_reads_back_equal() {
             "lora.init_adapter=some/dir",
             "train.adam_eps=1e-9",
             "train.out=runs/'x' \"y\"",
+            "train.device=cuda:2",
+            "train.memory=39.3GB",
+            "train.cpu_until=layers.1.attention",
+            "dispatch.nf4_linear=scratch",
             "data.eval=[\"b.jsonl\", \"c.jsonl\"]",
         ],
     )
     .expect("valid");
     assert_eq!(run.train.warmup, Warmup::Steps(7));
     assert_eq!(run.lora.target_modules.names(), ["q_proj", "v_proj"]);
+    assert_eq!(run.train.device, DeviceChoice::Cuda(2));
+    assert_eq!(run.train.memory, Some(ByteSize(39_300_000_000)));
+    assert_eq!(run.dispatch.nf4_linear, Nf4Linear::Scratch);
     let again = read(&run.resolved(), &[]).expect("the resolved file is valid");
     assert_eq!(again, run);
     assert_eq!(again.resolved(), run.resolved());
@@ -89,6 +96,14 @@ fn wrong_values_name_line_and_key() {
         "data.too_long=drop",
         "data.max_length=1",
         "eval.batch_rows=0",
+        "train.device=gpu",
+        "train.device=cuda:x",
+        "train.device=1",
+        "train.memory=0",
+        "train.memory=40 gigs",
+        "train.memory=-1",
+        "train.memory=39.3",
+        "dispatch.nf4_linear=fast",
         "model.quantization=nf8",
         "model.path=",
         "data.train=[]",
@@ -136,6 +151,26 @@ fn missing_conflicting_and_broken_files() {
     assert!(refusal("model = 3", &[]).0.contains("is a section"));
     assert!(refusal(SMALL, &["train=3"]).0.contains("is a section"));
     assert!(refusal(SMALL, &["oops"]).0.contains("expected key=value"));
+}
+
+#[test]
+fn what_a_device_cannot_do_is_refused_by_name() {
+    let (message, hint) = refusal(SMALL, &["train.device=cuda", "train.compute_dtype=f32"]);
+    assert!(message.starts_with("`train.compute_dtype` is \"f32\", but `train.device` is cuda:0:"));
+    assert!(message.ends_with("at --set train.compute_dtype=f32"), "{message}");
+    assert!(hint.contains("train.device to \"cpu\""), "{hint}");
+    let (message, _) = refusal(SMALL, &["train.device=cpu", "train.memory=39.3GB"]);
+    assert!(message.starts_with("`train.memory` is 39.3GB, but `train.device` is cpu:"));
+    // Automatic: there may be no GPU to bisect with.
+    for device in ["cpu", "auto"] {
+        let sets = [&format!("train.device={device}"), "train.cpu_until=embedding"];
+        let (message, _) = refusal(SMALL, &sets);
+        assert!(message.contains(&format!("but `train.device` is {device}:")), "{message}");
+    }
+    read(SMALL, &["train.memory=24GiB", "train.compute_dtype=f32"]).expect("auto takes either");
+    read(SMALL, &["train.memory=25769803776"]).expect("plain bytes");
+    read(SMALL, &["train.device=cuda:1", "train.cpu_until=embedding"]).expect("a GPU is named");
+    assert_eq!(refusal(SMALL, &["train.gpu=1"]).1, "did you mean `train.device`?");
 }
 
 #[test]

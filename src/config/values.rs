@@ -42,6 +42,18 @@ pub enum ComputeDtype {
     Bf16,
 }
 
+/// How a GPU multiplies with a 4-bit weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Nf4Linear {
+    /// By shape.
+    Auto,
+    /// The kernel decodes as it multiplies.
+    Fused,
+    /// The weight is decoded into memory, and multiplied from there.
+    Scratch,
+}
+
 /// What to do with a document longer than `max_length`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

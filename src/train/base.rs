@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::device::{Device, Request};
 use crate::Error;
 use crate::adapter::BaseModel;
 use crate::device::cpu::Cpu;
@@ -14,6 +15,8 @@ use crate::progress::Report;
 /// Everything that training, evaluation and generation share.
 pub struct Base {
     pub cpu: Arc<Cpu>,
+    /// What computes.
+    pub device: Device,
     pub weights: Arc<Weights>,
     pub tokenizer: TextTokenizer,
     /// As given.
@@ -23,9 +26,11 @@ pub struct Base {
 }
 
 impl Base {
-    /// Opens the model at `path`. The tokenizer comes first: it is small, and what is wrong with
-    /// it should not wait for the weights.
-    pub fn open(path: &Path, cpu: Arc<Cpu>, report: Report) -> Result<Self, Error> {
+    /// Opens the model at `path` on the device that was asked for. The device and the tokenizer come
+    /// first: what is wrong with them should not wait for the weights.
+    pub fn open(path: &Path, request: &Request, report: Report) -> Result<Self, Error> {
+        let mut device = Device::open(request)?;
+        let cpu = device.cpu.clone();
         std::fs::metadata(path).map_err(|source| {
             let path = path.to_path_buf();
             model::Error::Io { doing: "opening the model", path, source }
@@ -33,9 +38,11 @@ impl Base {
         let tokenizer = TextTokenizer::load(path)?;
         let options = LoadOptions { cache_dir: model::default_cache_dir() };
         let weights = cpu.install(|| model::load(path, &options, report))?;
+        device.check_model(request, &weights.config)?;
         tokenizer.check_vocab(weights.config.vocab_size)?;
         let name = path.display().to_string();
-        Ok(Self { cpu, weights: Arc::new(weights), tokenizer, path: path.into(), name })
+        let (weights, path) = (Arc::new(weights), path.into());
+        Ok(Self { cpu, device, weights, tokenizer, path, name })
     }
 
     /// What an adapter trained on this base says about it.

@@ -1,6 +1,7 @@
 //! The step, optimizer, schedule, metrics, and a whole run around them.
 
 pub mod base;
+pub mod device;
 pub mod evaluate;
 pub mod evaluator;
 #[cfg(feature = "cli")]
@@ -13,6 +14,7 @@ pub mod trainer;
 mod training;
 
 pub use base::Base;
+pub use device::{Device, DeviceError};
 pub use evaluate::{EvalFile, EvaluateError, EvaluateOptions, Evaluation, RowResult, evaluate};
 pub use evaluator::Evaluator;
 pub use proof::ProofError;

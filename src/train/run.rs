@@ -1,12 +1,12 @@
 //! A whole run: load, tokenise, prove, train, save, evaluate, sum up.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use half::bf16;
 
+use super::device::Request;
 use super::evaluate::{EvalFile, EvaluateError, EvaluateOptions, Evaluation, evaluate};
 use super::proof;
 use super::run_dir::{RunDir, Summary, peak_rss_bytes};
@@ -17,7 +17,7 @@ use crate::adapter::{Adapter, LoraConfig, PeftError, peft};
 use crate::config::{ComputeDtype, OnRow, PromptAs, RunFile, TargetModules, TooLong};
 use crate::data::dataset::DataStats;
 use crate::data::{self, DataOptions, Dataset, encode};
-use crate::device::cpu::{Cpu, GemmElement, Level};
+use crate::device::cpu::GemmElement;
 use crate::device::memory::Placement;
 use crate::progress::Report;
 
@@ -119,10 +119,17 @@ pub fn run_file(run: &RunFile, out: &Path, watch: &Watch) -> Result<Outcome, Err
     check_files(run)?;
     let mut run = run.clone();
     run.train.out = Some(out.to_path_buf());
-    let cpu = Arc::new(Cpu::with_level(Level::from_env()?, run.train.threads));
-    let mut base = Base::open(&run.model.path, cpu, watch.report)?;
+    let mut base = Base::open(&run.model.path, &Request::of(&run.train), watch.report)?;
     if let Some(name) = &run.model.name {
         base.name = name.clone();
+    }
+    let line = base.device.line();
+    tracing::info!("{line}");
+    (watch.on_note)(&line);
+    // The resolved run file says what the run has used: a run from it uses the same.
+    run.train.device = base.device.choice();
+    if !base.device.is_gpu() {
+        run.train.memory = None;
     }
     tracing::info!("base model {}, {:?}", base.weights.identity(), base.weights.config);
 
@@ -333,7 +340,7 @@ fn go<E: GemmElement>(
         trainable_parameters: adapter.params.len(),
         skipped_rows: stats.skipped,
         truncated_rows: stats.truncated,
-        device: base.cpu.name(),
+        device: base.device.name(),
         threads: base.cpu.threads(),
         base_model: base.weights.identity().to_string(),
         dayrun_version: env!("CARGO_PKG_VERSION").into(),

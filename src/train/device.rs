@@ -1,0 +1,192 @@
+//! What a run runs on: the CPU or one GPU, chosen once, told in one line and recorded.
+
+use std::sync::Arc;
+
+use crate::Error;
+use crate::config::{ByteSize, ComputeDtype, DeviceChoice, Train};
+use crate::device::cpu::{Cpu, Level};
+#[cfg(feature = "cuda")]
+use crate::device::cuda::{Cuda, CudaError};
+use crate::model::config::LlamaConfig;
+
+/// A device that was asked for by name cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+    #[error("this build of dayrun has no GPU support: it was made without the feature `cuda`")]
+    NoSupport,
+    #[error("training on a GPU is not there yet ({device})")]
+    NotYet { device: String },
+    #[error("{device} cannot run this model: {why}")]
+    Model { device: String, why: String },
+}
+
+impl DeviceError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(error) => error.hint(),
+            Self::NoSupport => Some("build with `--features cuda`, or use device = \"cpu\"".into()),
+            Self::NotYet { .. } => Some("device = \"cpu\"".into()),
+            Self::Model { .. } => Some("device = \"cpu\" runs it".into()),
+        }
+    }
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Request {
+    pub device: DeviceChoice,
+    /// Most bytes of GPU memory; `None`: what is free.
+    pub memory: Option<ByteSize>,
+    pub compute_dtype: ComputeDtype,
+    /// CPU threads; 0: one per core.
+    pub threads: usize,
+}
+
+impl Request {
+    /// A run file's.
+    pub fn of(train: &Train) -> Self {
+        Self {
+            device: train.device,
+            memory: train.memory,
+            compute_dtype: train.compute_dtype,
+            threads: train.threads,
+        }
+    }
+}
+
+/// What a run got. The CPU reads, tokenises and plans in any case.
+#[derive(Clone)]
+pub struct Device {
+    pub cpu: Arc<Cpu>,
+    /// The GPU that computes; `None`: the CPU does.
+    #[cfg(feature = "cuda")]
+    pub cuda: Option<Arc<Cuda>>,
+    /// Why it is this one, where the run was to choose.
+    why: Option<String>,
+}
+
+impl Device {
+    /// Opens what was asked for. Only `auto` falls back to the CPU, and says why.
+    ///
+    /// # Errors
+    /// `DAYRUN_SIMD` names no instruction set; the GPU that was named cannot be used.
+    pub fn open(request: &Request) -> Result<Self, Error> {
+        let cpu = Arc::new(Cpu::with_level(Level::from_env()?, request.threads));
+        let mut device = Self {
+            cpu,
+            #[cfg(feature = "cuda")]
+            cuda: None,
+            why: None,
+        };
+        match request.device {
+            DeviceChoice::Cpu => {}
+            DeviceChoice::Cuda(ordinal) => device.open_gpu(ordinal, request.memory)?,
+            DeviceChoice::Auto if request.compute_dtype == ComputeDtype::F32 => {
+                device.why = Some("compute_dtype is \"f32\", and a GPU computes in bf16".into());
+            }
+            DeviceChoice::Auto => {
+                let opened = device.open_gpu(0, request.memory);
+                device.why = opened.err().map(|error| error.to_string());
+            }
+        }
+        Ok(device)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn open_gpu(&mut self, ordinal: usize, memory: Option<ByteSize>) -> Result<(), DeviceError> {
+        let bytes = memory.map(|ByteSize(bytes)| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let device = Cuda::open(ordinal, bytes)?.name();
+        Err(DeviceError::NotYet { device })
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn open_gpu(&mut self, _: usize, _: Option<ByteSize>) -> Result<(), DeviceError> {
+        Err(DeviceError::NoSupport)
+    }
+
+    /// Looks at the model: a GPU that was chosen and not named gives way to the CPU where its
+    /// kernels do not take the model's shape.
+    ///
+    /// # Errors
+    /// [`DeviceError::Model`]: the GPU was named.
+    pub fn check_model(
+        &mut self,
+        request: &Request,
+        config: &LlamaConfig,
+    ) -> Result<(), DeviceError> {
+        let Some(why) = unsupported(config) else { return Ok(()) };
+        if !self.is_gpu() {
+            return Ok(());
+        }
+        if let DeviceChoice::Cuda(_) = request.device {
+            return Err(DeviceError::Model { device: self.name(), why });
+        }
+        self.why = Some(format!("{} cannot run this model: {why}", self.name()));
+        #[cfg(feature = "cuda")]
+        {
+            self.cuda = None;
+        }
+        Ok(())
+    }
+
+    /// Whether a GPU computes.
+    pub fn is_gpu(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        return self.cuda.is_some();
+        #[cfg(not(feature = "cuda"))]
+        false
+    }
+
+    /// What it is in a run file: never `auto`.
+    pub fn choice(&self) -> DeviceChoice {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &self.cuda {
+            return DeviceChoice::Cuda(cuda.info().ordinal);
+        }
+        DeviceChoice::Cpu
+    }
+
+    /// What computes, for records: `cuda:0 NVIDIA A100-SXM4-40GB (sm_80)` or `cpu (avx512bf16)`.
+    pub fn name(&self) -> String {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &self.cuda {
+            return cuda.name();
+        }
+        self.cpu.name()
+    }
+
+    /// A line for a person: what computes, how much there is of it, and why it was chosen.
+    pub fn line(&self) -> String {
+        let mut line = format!("on {}", self.name());
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &self.cuda {
+            let info = cuda.info();
+            let gigabytes = |bytes: usize| bytes as f64 * 1e-9;
+            line.push_str(&format!(
+                ", driver for CUDA {}.{}, {:.2} GB of memory for this run ({:.2} GB, {:.2} free)",
+                info.driver / 1000,
+                info.driver % 1000 / 10,
+                gigabytes(cuda.limit()),
+                gigabytes(info.memory_bytes),
+                gigabytes(info.free_bytes),
+            ));
+        }
+        if let Some(why) = &self.why {
+            line.push_str(&format!(": {why}"));
+        }
+        line
+    }
+}
+
+/// Why the GPU's kernels do not take a model; `None`: they do.
+fn unsupported(config: &LlamaConfig) -> Option<String> {
+    match config.head_dim {
+        64 | 128 => None,
+        other => Some(format!("head_dim is {other}, and its attention kernels take 64 and 128")),
+    }
+}
