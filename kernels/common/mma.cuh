@@ -59,3 +59,25 @@ __device__ __forceinline__ unsigned pack(float low, float high) {
     __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
     return *(unsigned *)&pair;
 }
+
+// Where a tile in shared memory with rows of CHUNKS times 16 bytes has chunk c of row r: c is changed by the row's
+// number so that the 8 rows of an ldmatrix lie in different banks. CHUNKS is a power of two.
+template <int CHUNKS>
+__device__ __forceinline__ unsigned swizzled(int row, int c) {
+    return (row * CHUNKS + (c ^ (CHUNKS >= 8 ? row % 8 : row / (8 / CHUNKS) % CHUNKS))) * 16;
+}
+
+// Asks for a tile of ROWS x 8·CHUNKS elements at (row, column) of a row-major matrix of `rows` x `columns` at pitch `ld`
+// (a multiple of 8; `from` of 16 bytes), by all THREADS threads of the block, into a swizzled tile. What lies outside
+// the matrix is zero and not read. async_commit and async_wait are the caller's.
+template <int THREADS, int ROWS, int CHUNKS>
+__device__ __forceinline__ void async_tile(unsigned to, const bf16 *from, int ld, int row, int rows, int column,
+                                           int columns) {
+#pragma unroll
+    for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
+        int r = i / CHUNKS, c = i % CHUNKS;
+        int there = row + r < rows ? min(max(columns - (column + c * 8), 0), 8) : 0;
+        const bf16 *at = there > 0 ? from + (size_t)(row + r) * ld + column + c * 8 : from;
+        async_copy(to + swizzled<CHUNKS>(r, c), at, there * 2);
+    }
+}
