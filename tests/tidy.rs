@@ -1,5 +1,8 @@
 //! The rules of the house that a machine can keep. ARCHITECTURE.md and CONTRIBUTING.md say why.
 
+#[path = "tidy/kernels.rs"]
+mod kernels;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -192,19 +195,22 @@ fn an_op_has_all_its_siblings() {
     assert!(!ops.is_empty());
     let mut missing = Vec::new();
     for op in &ops {
-        let siblings = [
-            format!("src/ops/{op}/mod.rs"),
-            format!("src/ops/{op}/cpu.rs"),
-            format!("src/ops/{op}/reference.rs"),
-            format!("tests/ops/{op}.rs"),
-            format!("benches/{op}.rs"),
-        ];
+        let has = |file: &str| exists(&format!("src/ops/{op}/{file}"));
+        let mut siblings: Vec<String> = ["mod.rs", "reference.rs"]
+            .into_iter()
+            .map(|file| format!("src/ops/{op}/{file}"))
+            .collect();
+        siblings.push(format!("benches/{op}.rs"));
+        siblings.extend(has("cpu.rs").then(|| format!("tests/ops/{op}.rs")));
         missing.extend(
             siblings
                 .iter()
                 .filter(|path| !exists(path))
                 .map(|path| format!("op {op}: {path} is missing")),
         );
+        if !has("cpu.rs") && !has("cuda.rs") {
+            missing.push(format!("op {op}: neither src/ops/{op}/cpu.rs nor src/ops/{op}/cuda.rs"));
+        }
         if !benches.contains(op.as_str()) {
             missing.push(format!("op {op}: Cargo.toml has no [[bench]] with harness = false"));
         }
@@ -433,6 +439,9 @@ fn nothing_of_anyones_machine_is_left() {
         files("docs", ".md"),
         files("tests", ".py"),
         files("scripts", ".py"),
+        files("kernels", ".cu"),
+        files("kernels", ".cuh"),
+        files("xtask/src", ".rs"),
         files("data", ".toml"),
         files(".ci", "run"),
     ]
