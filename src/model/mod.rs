@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod cache;
 pub mod config;
+pub mod dispatch;
 pub mod engine;
 pub mod error;
 pub mod generate;
@@ -23,6 +24,7 @@ pub mod tokenizer;
 pub mod weights;
 
 pub use cache::default_dir as default_cache_dir;
+pub use dispatch::{Dispatch, LinearDispatch};
 pub use engine::{Engine, EngineError};
 pub use error::Error;
 pub use load::{LoadOptions, load};
