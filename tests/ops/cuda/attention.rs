@@ -244,3 +244,225 @@ fn a_nan_stays_in_its_document() {
         assert!(o[5 * 128..75 * 128].iter().all(|o| o.is_nan()), "a NaN key leaves a clean query");
     });
 }
+
+/// Keys and values on the device, and how many each row has.
+struct Cache {
+    k: Buf<bf16>,
+    v: Buf<bf16>,
+    capacity: usize,
+    lens: Vec<usize>,
+}
+
+impl Cache {
+    fn new(gpu: &Arc<Cuda>, dims: &Dims, rows: usize, capacity: usize) -> Self {
+        let alloc = || gpu.alloc(rows * capacity * dims.kv_width()).unwrap();
+        Cache { k: alloc(), v: alloc(), capacity, lens: vec![0; rows] }
+    }
+
+    /// Appends `new[b]` tokens to row b and attends; `spare` rows of q, k and v are there for nothing.
+    fn attend(
+        &mut self,
+        gpu: &Arc<Cuda>,
+        dims: &Dims,
+        new: &[usize],
+        (q, k, v): (&[bf16], &[bf16], &[bf16]),
+        spare: usize,
+    ) -> Vec<bf16> {
+        let (qw, kw) = (dims.q_width(), dims.kv_width());
+        let (live, rows) = (new.iter().sum::<usize>(), self.lens.len());
+        let tokens = live + spare;
+        let up = |values: Vec<u32>| gpu.upload(&values).unwrap();
+        let (cu, before) = (up(cumulate(new)), up(self.lens.iter().map(|&n| n as u32).collect()));
+        self.lens.iter_mut().zip(new).for_each(|(len, n)| *len += n);
+        let total = up(self.lens.iter().map(|&n| n as u32).collect());
+        let (q, k, v) =
+            (partly(gpu, tokens, qw, q), partly(gpu, tokens, kw, k), partly(gpu, tokens, kw, v));
+        let mut o = gpu.alloc::<bf16>(tokens * qw).unwrap();
+        let mark = vec![bf16::ONE; spare * qw];
+        gpu.write(&mut o.view_mut().slice(live * qw..tokens * qw), &mark).unwrap();
+        let (kc, vc) = (&mut self.k.view_mut(), &mut self.v.view_mut());
+        let (before, kn, vn) = (before.view(), k.view(), v.view());
+        let (cu, capacity) = (cu.view(), self.capacity);
+        cuda::append(gpu, dims, cu, rows, tokens, before, capacity, kn, vn, kc, vc).unwrap();
+        let (kc, vc, total) = (self.k.view(), self.v.view(), total.view());
+        let (q, to) = (q.view(), &mut o.view_mut());
+        cuda::decode(gpu, dims, cu, rows, tokens, total, capacity, q, kc, vc, to).unwrap();
+        let mut o = gpu.download(o.view()).unwrap();
+        assert_same_bits("o behind the new tokens", &o.split_off(live * qw), &mark);
+        o
+    }
+}
+
+/// Fills a cache in uneven pieces, then token by token, rows ending at different times. Nothing of the cache is
+/// written before, so a key beyond a row's own would be noticed.
+#[test]
+fn the_cache_gives_what_whole_documents_give() {
+    gpu::run("cuda::attention::the_cache_gives_what_whole_documents_give", |gpu, bits| {
+        let mut rng = Rng::new(6);
+        for _ in 0..gpu::shapes() {
+            let (dims, lens) = (random_dims(&mut rng), random_lens(&mut rng, 4));
+            let case = Case::new(dims, &lens, 1.0, &mut rng);
+            let (q, k, v) = (cast::<bf16>(&case.q), cast::<bf16>(&case.k), cast::<bf16>(&case.v));
+            let (qw, kw) = (dims.q_width(), dims.kv_width());
+            let want = case.run(gpu);
+            case.compare(&want);
+            let mut got = vec![bf16::NAN; q.len()];
+            let capacity = case.longest() + rng.below(4);
+            let mut cache = Cache::new(gpu, &dims, lens.len(), capacity);
+            for step in 0.. {
+                let done = cache.lens.clone();
+                let rest = |b: usize| lens[b] - done[b];
+                let new: Vec<usize> = match step {
+                    0 | 1 => (0..lens.len()).map(|b| rng.below(rest(b) + 1)).collect(),
+                    2 => (0..lens.len()).map(|b| rest(b).saturating_sub(3)).collect(),
+                    _ => (0..lens.len()).map(|b| rest(b).min(1)).collect(),
+                };
+                if step > 2 && new.iter().all(|&n| n == 0) {
+                    break;
+                }
+                let cut = |x: &[bf16], width: usize| -> Vec<bf16> {
+                    let at = |b: usize| (case.cu[b] as usize + done[b]) * width;
+                    (0..lens.len()).flat_map(|b| x[at(b)..][..new[b] * width].to_vec()).collect()
+                };
+                let (q, k, v) = (cut(&q, qw), cut(&k, kw), cut(&v, kw));
+                let o = cache.attend(gpu, &dims, &new, (&q, &k, &v), rng.below(3));
+                let mut o = &o[..];
+                for (b, n) in new.iter().enumerate() {
+                    let (row, others) = o.split_at(n * qw);
+                    got[(case.cu[b] as usize + done[b]) * qw..][..n * qw].copy_from_slice(row);
+                    o = others;
+                }
+            }
+            assert_same_bits("attention_decode o", &got, &want.o);
+            bits.add(&got);
+        }
+    });
+}
+
+#[test]
+fn append_writes_behind_what_is_there_and_nothing_else() {
+    gpu::run("cuda::attention::append_writes_behind_what_is_there_and_nothing_else", |gpu, _| {
+        let dims = dims(3, 1, 64);
+        let (width, capacity) = (dims.kv_width(), 5);
+        // Row 2 has no room for its second token.
+        let (lens, new) = ([0u32, 3, 4, 5], [2usize, 0, 2, 0]);
+        let mut rng = Rng::new(7);
+        let mut values = |n: usize| cast::<bf16>(&rng.values(n * width, 1.0));
+        let old = [(); 2].map(|_| values(4 * capacity));
+        let fresh = [(); 2].map(|_| values(4));
+        let mut caches = old.clone().map(|c| gpu.upload(&c).unwrap());
+        let given = fresh.clone().map(|f| gpu.upload(&f).unwrap());
+        let (cu, before) = (gpu.upload(&cumulate(&new)).unwrap(), gpu.upload(&lens).unwrap());
+        let [kc, vc] = &mut caches;
+        let (k, v, to_k, to_v) =
+            (given[0].view(), given[1].view(), &mut kc.view_mut(), &mut vc.view_mut());
+        let (cu, before) = (cu.view(), before.view());
+        cuda::append(gpu, &dims, cu, 4, 4, before, capacity, k, v, to_k, to_v).unwrap();
+        for ((mut want, fresh), got) in old.into_iter().zip(fresh).zip(&caches) {
+            want[..2 * width].copy_from_slice(&fresh[..2 * width]);
+            want[14 * width..15 * width].copy_from_slice(&fresh[2 * width..3 * width]);
+            assert_same_bits("attention_append", &gpu.download(got.view()).unwrap(), &want);
+        }
+    });
+}
+
+#[test]
+fn totals_that_fit_no_cache_give_nan() {
+    gpu::run("cuda::attention::totals_that_fit_no_cache_give_nan", |gpu, _| {
+        let dims = dims(1, 2, 64);
+        let one = |n: usize| gpu.upload(&vec![bf16::ONE; n]).unwrap();
+        let (q, cache) = (one(6 * 128), one(3 * 4 * 64));
+        let mut o = one(6 * 128);
+        // Two new tokens each; a cache holds 4.
+        let (cu, total) =
+            (gpu.upload(&[0u32, 2, 4, 6]).unwrap(), gpu.upload(&[1u32, 3, 5]).unwrap());
+        let (cu, total, q, cache) = (cu.view(), total.view(), q.view(), cache.view());
+        cuda::decode(gpu, &dims, cu, 3, 6, total, 4, q, cache, cache, &mut o.view_mut()).unwrap();
+        let o = gpu.download(o.view()).unwrap();
+        assert!(o[..2 * 128].iter().all(|o| o.is_nan()), "too few keys");
+        assert!(o[2 * 128..4 * 128].iter().all(|o| *o == bf16::ONE), "enough keys");
+        assert!(o[4 * 128..].iter().all(|o| o.is_nan()), "more keys than the cache has");
+    });
+}
+
+#[test]
+fn no_tokens_are_nothing_and_what_does_not_fit_is_an_error() {
+    gpu::run(
+        "cuda::attention::no_tokens_are_nothing_and_what_does_not_fit_is_an_error",
+        |gpu, _| {
+            let good = dims(1, 2, 64);
+            let (buf, cu) =
+                (gpu.upload(&[bf16::ONE; 512]).unwrap(), gpu.upload(&[0u32, 2]).unwrap());
+            let (mut o, mut lse) = (gpu.alloc::<bf16>(512).unwrap(), gpu.alloc::<f32>(8).unwrap());
+            // Elements of q, k, v, o and lse for two tokens.
+            let lens = [256, 128, 128, 256, 4];
+            let mut forward = |dims: Dims, documents: usize, tokens: usize, lens: [usize; 5]| {
+                let view = |n: usize| buf.view().slice(0..n);
+                let (q, k, v) = (view(lens[0]), view(lens[1]), view(lens[2]));
+                let (o, lse) =
+                    (&mut o.view_mut().slice(0..lens[3]), &mut lse.view_mut().slice(0..lens[4]));
+                cuda::forward(gpu, &dims, cu.view(), documents, tokens, q, k, v, o, lse)
+                    .map_err(|error| error.to_string())
+            };
+            let error = |message: &str| Err(format!("attention: {message}"));
+            assert_eq!(forward(good, 1, 2, lens), Ok(()));
+            assert_eq!(forward(good, 1, 0, [0; 5]), Ok(()));
+            assert_eq!(forward(good, 0, 2, lens), Ok(()));
+            assert_eq!(
+                forward(good, 2, 2, lens),
+                error("len of cu_seqlens is 2, expected 3 or more")
+            );
+            for (i, what) in ["q", "k", "v", "o", "lse"].into_iter().enumerate() {
+                let mut short = lens;
+                short[i] -= 1;
+                let message = format!("len of {what} is {}, expected {}", short[i], lens[i]);
+                assert_eq!(forward(good, 1, 2, short), error(&message));
+            }
+            let odd = Dims { head_dim: 96, ..good };
+            assert_eq!(forward(odd, 1, 2, lens), error("head_dim is 96, expected 64 or 128"));
+            let odd = Dims { heads: 3, kv_heads: 2, ..good };
+            assert_eq!(forward(odd, 1, 2, lens), error("heads is 3, expected a multiple of 2"));
+            let message = format!(
+                "tokens * heads / kv_heads + documents is {}, expected less than 2147483647",
+                (2usize << 31) + 1
+            );
+            assert_eq!(forward(good, 1, 1 << 31, lens), error(&message));
+
+            // One row of capacity 3, two new tokens.
+            let mut cache = [(); 2].map(|_| gpu.alloc::<bf16>(192).unwrap());
+            let [k_cache, v_cache] = &mut cache;
+            let mut append = |counts: usize, capacity: usize, [k, v]: [usize; 2]| {
+                let view = |n: usize| buf.view().slice(0..n);
+                let (k, v, before) = (view(k), view(v), cu.view().slice(0..counts));
+                let (kc, vc) = (&mut k_cache.view_mut(), &mut v_cache.view_mut());
+                cuda::append(gpu, &good, cu.view(), 1, 2, before, capacity, k, v, kc, vc)
+                    .map_err(|error| error.to_string())
+            };
+            assert_eq!(append(1, 3, [128, 128]), Ok(()));
+            assert_eq!(append(2, 3, [128, 128]), error("len of cache_len is 2, expected 1"));
+            assert_eq!(append(1, 3, [64, 128]), error("len of k_new is 64, expected 128"));
+            assert_eq!(append(1, 3, [128, 64]), error("len of v_new is 64, expected 128"));
+            assert_eq!(append(1, 4, [128, 128]), error("len of k_cache is 192, expected 256"));
+            let [k_cache, v_cache] = &cache;
+            let mut decode = |counts: usize, q: usize, [kc, vc]: [usize; 2], len: usize| {
+                let total = cu.view().slice(2 - counts..2);
+                let (q, o) = (buf.view().slice(0..q), &mut o.view_mut().slice(0..len));
+                let (kc, vc) = (k_cache.view().slice(0..kc), v_cache.view().slice(0..vc));
+                cuda::decode(gpu, &good, cu.view(), 1, 2, total, 3, q, kc, vc, o)
+                    .map_err(|error| error.to_string())
+            };
+            assert_eq!(decode(1, 256, [192, 192], 256), Ok(()));
+            assert_eq!(decode(2, 256, [192, 192], 256), error("len of total_len is 2, expected 1"));
+            assert_eq!(decode(1, 128, [192, 192], 256), error("len of q is 128, expected 256"));
+            assert_eq!(
+                decode(1, 256, [191, 192], 256),
+                error("len of k_cache is 191, expected 192")
+            );
+            assert_eq!(
+                decode(1, 256, [192, 191], 256),
+                error("len of v_cache is 191, expected 192")
+            );
+            assert_eq!(decode(1, 256, [192, 192], 128), error("len of o is 128, expected 256"));
+        },
+    );
+}
