@@ -7,6 +7,7 @@ pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
 pub mod embedding;
+pub mod gemm_bf16;
 pub mod head;
 pub mod lora_down;
 pub mod lora_grad;
@@ -42,6 +43,18 @@ pub enum LaunchError {
 pub fn dimension(op: &'static str, what: &'static str, n: usize) -> Result<i32, ShapeError> {
     let limit = i32::MAX as usize;
     i32::try_from(n).map_err(|_| ShapeError { op, what, got: n, want: Want::Below(limit) })
+}
+
+/// Checks that a pitch or an address is a multiple of `n`, as 16-byte accesses need.
+#[cfg(feature = "cuda")]
+pub fn check_multiple(
+    op: &'static str,
+    what: &'static str,
+    got: usize,
+    n: usize,
+) -> Result<(), ShapeError> {
+    let want = Want::MultipleOf(n);
+    if got.is_multiple_of(n) { Ok(()) } else { Err(ShapeError { op, what, got, want }) }
 }
 
 /// What a checked number should have been.

@@ -85,6 +85,11 @@ impl<'a, T: Pod> View<'a, T> {
         self.len == 0
     }
 
+    /// Where it begins on the device, for an argument that holds several addresses.
+    pub fn address(&self) -> u64 {
+        self.pointer
+    }
+
     /// The elements `range`. Panics as a slice does when they are not inside.
     pub fn slice(self, range: Range<usize>) -> View<'a, T> {
         let (pointer, len) = sub::<T>(self.pointer, self.len, range);
@@ -107,6 +112,11 @@ impl<'a, T: Pod> ViewMut<'a, T> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Where it begins on the device, for an argument that holds several addresses.
+    pub fn address(&self) -> u64 {
+        self.pointer
     }
 
     /// The elements `range`. Panics as a slice does when they are not inside.

@@ -9,6 +9,8 @@
 //! rows, so that `[T, vocab]` never exists.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[doc(hidden)]
 pub mod reference;
 

@@ -8,6 +8,8 @@
 //! Source: Hu et al. 2021 (arXiv 2106.09685), section 4.1.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[doc(hidden)]
 pub mod reference;
 

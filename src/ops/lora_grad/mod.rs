@@ -12,6 +12,8 @@
 //! GEMM (x packed once for q, k and v) in `product[columns, n]` and then added where it belongs.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[doc(hidden)]
 pub mod reference;
 

@@ -2,4 +2,8 @@
 //! `gpu-tests`, on the machine's own). `DAYRUN_SHAPES=100 cargo test --test ops cuda` is the long sweep.
 
 mod attention;
+mod gemm_bf16;
+mod head;
+mod lora_down;
+mod lora_grad;
 mod rms_norm;
