@@ -54,12 +54,6 @@ __device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// Two floats rounded to bf16 in one register, `low` in the low half: two neighbours of a fragment.
-__device__ __forceinline__ unsigned pack(float low, float high) {
-    __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *(unsigned *)&pair;
-}
-
 // Where a tile in shared memory with rows of CHUNKS times 16 bytes has chunk c of row r: c is changed by the row's
 // number so that the 8 rows of an ldmatrix lie in different banks. CHUNKS is a power of two.
 template <int CHUNKS>

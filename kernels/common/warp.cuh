@@ -50,3 +50,9 @@ __device__ __forceinline__ float block_max(float x, float *scratch) {
 __device__ __forceinline__ float rounded(float x) {
     return __bfloat162float(__float2bfloat16_rn(x));
 }
+
+// Two floats rounded to bf16 in one register, `low` in the low half: two neighbours of a fragment.
+__device__ __forceinline__ unsigned pack(float low, float high) {
+    __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *(unsigned *)&pair;
+}

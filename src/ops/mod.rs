@@ -11,6 +11,7 @@ pub mod gemm_bf16;
 pub mod head;
 pub mod lora_down;
 pub mod lora_grad;
+pub mod nf4_dequantize;
 pub mod nf4_linear;
 pub mod reduce;
 pub mod rms_norm;

@@ -12,6 +12,8 @@
 //! second read and write of y and one more rounding.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[doc(hidden)]
 pub mod reference;
 
