@@ -11,7 +11,7 @@ use crate::common::{
 };
 
 /// Logits on a large offset; every third row is sure of its target, by about 12.
-fn inputs(positions: usize, vocab: usize, seed: u64) -> (Vec<f64>, Vec<u32>) {
+pub fn inputs(positions: usize, vocab: usize, seed: u64) -> (Vec<f64>, Vec<u32>) {
     let mut rng = Rng::new(seed);
     let mut logits = rng.values(positions * vocab, 3.0);
     let targets = rng.indices(positions, vocab);
@@ -27,7 +27,7 @@ fn inputs(positions: usize, vocab: usize, seed: u64) -> (Vec<f64>, Vec<u32>) {
 }
 
 /// Magnitudes of dlogits: rounding logit - max makes the relative error of p grow with it.
-fn bounds(vocab: usize, logits: &[f64], targets: &[u32], scale: f64) -> Vec<f64> {
+pub fn bounds(vocab: usize, logits: &[f64], targets: &[u32], scale: f64) -> Vec<f64> {
     let mut bounds = reference::backward(vocab, logits, targets, scale);
     for ((row, bounds), &target) in
         logits.chunks_exact(vocab).zip(bounds.chunks_exact_mut(vocab)).zip(targets)

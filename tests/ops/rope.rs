@@ -13,7 +13,7 @@ const THETA: f64 = 10_000.0;
 const POSITIONS: usize = 512;
 
 /// |a| + |b| for each element's pair: what its two products are bounded by.
-fn pair_bounds(x: &[f64], head_dim: usize) -> Vec<f64> {
+pub fn pair_bounds(x: &[f64], head_dim: usize) -> Vec<f64> {
     let half = head_dim / 2;
     let bound = |i: usize| {
         let (head, i) = (i / head_dim * head_dim, i % head_dim % half);

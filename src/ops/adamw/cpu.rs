@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::Hyper;
+use super::{Factors, Hyper};
 use crate::device::cpu::Cpu;
 use crate::device::cpu::simd::Kernel;
 
@@ -18,18 +18,7 @@ pub fn step(
     m: &mut [f32],
     v: &mut [f32],
 ) {
-    let bias1 = 1.0 - hyper.beta1.powf(hyper.step as f64);
-    let bias2 = 1.0 - hyper.beta2.powf(hyper.step as f64);
-    let factors = Factors {
-        decay: (1.0 - hyper.lr * hyper.weight_decay) as f32,
-        grad_scale,
-        m_weight: (1.0 - hyper.beta1) as f32,
-        v_keep: hyper.beta2 as f32,
-        v_weight: (1.0 - hyper.beta2) as f32,
-        root_bias2: bias2.sqrt() as f32,
-        eps: hyper.eps as f32,
-        step_size: (hyper.lr / bias1) as f32,
-    };
+    let factors = Factors::new(hyper);
     cpu.install(|| {
         let blocks = params
             .par_chunks_mut(BLOCK)
@@ -37,25 +26,14 @@ pub fn step(
             .zip(m.par_chunks_mut(BLOCK))
             .zip(v.par_chunks_mut(BLOCK));
         blocks.for_each(|(((params, grads), m), v)| {
-            cpu.level.run(Step { factors, params, grads, m, v });
+            cpu.level.run(Step { factors, grad_scale, params, grads, m, v });
         });
     });
 }
 
-#[derive(Clone, Copy)]
-struct Factors {
-    decay: f32,
-    grad_scale: f32,
-    m_weight: f32,
-    v_keep: f32,
-    v_weight: f32,
-    root_bias2: f32,
-    eps: f32,
-    step_size: f32,
-}
-
 struct Step<'a> {
     factors: Factors,
+    grad_scale: f32,
     params: &'a mut [f32],
     grads: &'a [f32],
     m: &'a mut [f32],
@@ -69,7 +47,7 @@ impl Kernel for Step<'_> {
     fn run(self) {
         let f = self.factors;
         for (((p, g), m), v) in self.params.iter_mut().zip(self.grads).zip(self.m).zip(self.v) {
-            let g = g * f.grad_scale;
+            let g = g * self.grad_scale;
             *m += f.m_weight * (g - *m);
             *v = f.v_keep * *v + f.v_weight * (g * g);
             let denominator = v.sqrt() / f.root_bias2 + f.eps;

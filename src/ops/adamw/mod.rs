@@ -15,6 +15,8 @@
 //! writes it.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[doc(hidden)]
 pub mod reference;
 
@@ -34,6 +36,43 @@ pub struct Hyper {
     pub step: u64,
 }
 
+const OP: &str = "adamw";
+
+/// What [`Hyper`] comes to in a step: computed in f64, rounded once. The layout is the kernel's.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Factors {
+    /// 1 - lr·weight_decay
+    decay: f32,
+    /// 1 - beta1
+    m_weight: f32,
+    /// beta2
+    v_keep: f32,
+    /// 1 - beta2
+    v_weight: f32,
+    /// sqrt(1 - beta2^step)
+    root_bias2: f32,
+    eps: f32,
+    /// lr / (1 - beta1^step)
+    step_size: f32,
+}
+
+impl Factors {
+    fn new(hyper: &Hyper) -> Self {
+        let bias1 = 1.0 - hyper.beta1.powf(hyper.step as f64);
+        let bias2 = 1.0 - hyper.beta2.powf(hyper.step as f64);
+        Self {
+            decay: (1.0 - hyper.lr * hyper.weight_decay) as f32,
+            m_weight: (1.0 - hyper.beta1) as f32,
+            v_keep: hyper.beta2 as f32,
+            v_weight: (1.0 - hyper.beta2) as f32,
+            root_bias2: bias2.sqrt() as f32,
+            eps: hyper.eps as f32,
+            step_size: (hyper.lr / bias1) as f32,
+        }
+    }
+}
+
 /// Updates params, m and v in place. Step 0 is an error: its bias correction divides by zero.
 pub fn step(
     cpu: &Cpu,
@@ -44,7 +83,6 @@ pub fn step(
     m: &mut [f32],
     v: &mut [f32],
 ) -> Result<(), ShapeError> {
-    const OP: &str = "adamw";
     check_at_least(OP, "step", hyper.step.min(1) as usize, 1)?;
     check(OP, "len of grads", grads.len(), params.len())?;
     check(OP, "len of m", m.len(), params.len())?;

@@ -12,6 +12,8 @@
 //! +inf in a row makes that row's loss NaN.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[doc(hidden)]
 pub mod reference;
 

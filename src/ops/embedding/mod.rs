@@ -5,6 +5,8 @@
 //! The table is frozen: there is no backward.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[doc(hidden)]
 pub mod reference;
 
@@ -12,6 +14,8 @@ use half::bf16;
 
 use super::{ShapeError, check, check_all_below, rows};
 use crate::device::cpu::{Cpu, Element};
+
+const OP: &str = "embedding";
 
 /// Writes the row of each token. A token id beyond the table is an error, and nothing is written.
 pub fn forward<E: Element>(
@@ -21,7 +25,6 @@ pub fn forward<E: Element>(
     hidden: usize,
     out: &mut [E],
 ) -> Result<(), ShapeError> {
-    const OP: &str = "embedding";
     let vocab = rows(OP, "len of table", table.len(), hidden)?;
     let count = rows(OP, "len of out", out.len(), hidden)?;
     check(OP, "rows of out", count, tokens.len())?;

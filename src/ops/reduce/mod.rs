@@ -4,6 +4,8 @@
 //! same bits. A NaN or an infinity anywhere makes the sum NaN or infinite.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[doc(hidden)]
 pub mod reference;
 

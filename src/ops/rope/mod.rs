@@ -14,6 +14,8 @@
 //! Source: Su et al. 2021 (arXiv 2104.09864), section 3.2.2.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[doc(hidden)]
 pub mod reference;
 
@@ -67,7 +69,9 @@ pub fn forward<E: Element>(
     q: &mut [E],
     k: &mut [E],
 ) -> Result<(), ShapeError> {
-    check_arguments(tables, position_ids, heads, kv_heads, head_dim, q.len(), k.len())?;
+    let tokens = position_ids.len();
+    check_shapes(tables.head_dim, tokens, heads, kv_heads, head_dim, q.len(), k.len())?;
+    check_all_below(OP, "position", position_ids, tables.max_positions)?;
     cpu::rotate::<E, false>(cpu, tables, position_ids, heads, kv_heads, q, k);
     Ok(())
 }
@@ -84,25 +88,26 @@ pub fn backward<E: Element>(
     dq: &mut [E],
     dk: &mut [E],
 ) -> Result<(), ShapeError> {
-    check_arguments(tables, position_ids, heads, kv_heads, head_dim, dq.len(), dk.len())?;
+    let tokens = position_ids.len();
+    check_shapes(tables.head_dim, tokens, heads, kv_heads, head_dim, dq.len(), dk.len())?;
+    check_all_below(OP, "position", position_ids, tables.max_positions)?;
     cpu::rotate::<E, true>(cpu, tables, position_ids, heads, kv_heads, dq, dk);
     Ok(())
 }
 
-fn check_arguments(
-    tables: &Tables,
-    position_ids: &[u32],
+fn check_shapes(
+    table_dim: usize,
+    tokens: usize,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
     q_len: usize,
     k_len: usize,
 ) -> Result<(), ShapeError> {
-    check(OP, "head_dim of the tables", tables.head_dim, head_dim)?;
+    check(OP, "head_dim of the tables", table_dim, head_dim)?;
     check(OP, "head_dim % 2", head_dim % 2, 0)?;
     let count = rows(OP, "len of q", q_len, heads * head_dim)?;
-    check(OP, "rows of q", count, position_ids.len())?;
+    check(OP, "rows of q", count, tokens)?;
     let count = rows(OP, "len of k", k_len, kv_heads * head_dim)?;
-    check(OP, "rows of k", count, position_ids.len())?;
-    check_all_below(OP, "position", position_ids, tables.max_positions)
+    check(OP, "rows of k", count, tokens)
 }

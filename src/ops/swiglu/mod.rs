@@ -14,6 +14,8 @@
 //! Source: Shazeer 2020 (arXiv 2002.05202), section 2.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[doc(hidden)]
 pub mod reference;
 
