@@ -10,6 +10,8 @@ mod head;
 mod lora_down;
 mod lora_grad;
 mod reduce;
+mod nf4_dequantize;
+mod nf4_linear;
 mod rms_norm;
 mod rope;
 mod swiglu;
