@@ -88,5 +88,45 @@ fn bench<E: GemmElement + Into<f64>>(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench::<f32>, bench::<bf16>);
+/// 16 and 1024 rows of a 4096 x 4096 linear with an adapter of rank 16 on the GPU, if there is one.
+#[cfg(feature = "cuda")]
+fn cuda(c: &mut Criterion) {
+    use dayrun::ops::nf4_linear::cuda::{LowRank, Term, Weight, backward, forward};
+    use dayrun::quant::{double_quantise, quantise};
+    let Some(gpu) = common::gpu::any() else { return };
+    let (n, r) = (4096, 16);
+    let mut rng = Rng::new(1);
+    let values: Vec<f32> = (0..n * n).map(|_| rng.uniform() as f32 - 0.5).collect();
+    let w = double_quantise(quantise(n, n, &values).unwrap());
+    let weight = Weight::upload(&gpu, &w).unwrap();
+    let mut group = c.benchmark_group(format!("nf4_linear/{}", gpu.name()));
+    for m in [16, 1024] {
+        let bf16s = |values: &[f64]| gpu.upload(&cast::<bf16>(values)).unwrap();
+        let (x, v) = (bf16s(&rng.values(m * n, 1.0)), bf16s(&rng.values(m * r, 1.0)));
+        let b = bf16s(&rng.values(n * r, 0.5));
+        let lora = LowRank { left: v.view(), ld: r, r, right: b.view() };
+        let mut y = gpu.alloc::<bf16>(m * n).unwrap();
+        group.throughput(Throughput::Elements((2 * m * n * (n + r)) as u64));
+        group.bench_function(format!("forward, {m} rows"), |bench| {
+            bench.iter(|| {
+                let y = &mut y.view_mut();
+                forward(&gpu, m, x.view(), &weight, Some(lora), None, y).unwrap();
+                gpu.synchronize().unwrap();
+            });
+        });
+        group.bench_function(format!("backward, {m} rows"), |bench| {
+            bench.iter(|| {
+                let term = Term { dy: x.view(), w: &weight, lora: Some(lora) };
+                backward(&gpu, m, &[term], &mut y.view_mut()).unwrap();
+                gpu.synchronize().unwrap();
+            });
+        });
+    }
+    group.finish();
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &mut Criterion) {}
+
+criterion_group!(benches, cuda, bench::<f32>, bench::<bf16>);
 criterion_main!(benches);

@@ -13,6 +13,7 @@ pub mod lora_down;
 pub mod lora_grad;
 pub mod nf4_dequantize;
 pub mod nf4_linear;
+pub mod nf4_quantize;
 pub mod reduce;
 pub mod rms_norm;
 pub mod rope;
