@@ -1,6 +1,10 @@
 //! attention: timing, in additions and multiplications of the scores that are not masked (4 a
 //! pair and channel forward, 10 backward; what is recomputed is not counted).
 
+#[cfg(feature = "cuda")]
+#[path = "../tests/common/mod.rs"]
+mod common;
+
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -73,5 +77,76 @@ fn decode(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, packed, decode);
+/// The heads of an 8B Llama on the GPU, if there is one: 8192 tokens as documents of 2048, and a new token for each
+/// of 32 rows that have 2048. Each time waits for the device.
+#[cfg(feature = "cuda")]
+fn cuda(c: &mut Criterion) {
+    use dayrun::device::cuda::Buf;
+    use dayrun::ops::attention::cuda;
+    let Some(gpu) = common::gpu::any() else { return };
+    let dims = Dims { heads: 32, kv_heads: 8, head_dim: 128, scale: 128f32.sqrt().recip() };
+    let (tokens, length) = (8192, 2048);
+    let (qw, kw) = (tokens * dims.q_width(), tokens * dims.kv_width());
+    let (q, k, v) = (input(qw, 1), input(kw, 2), input(kw, 3));
+    let up = |values: &[bf16]| gpu.upload(values).unwrap();
+    let (dq, dk, dv) = (up(&q), up(&k), up(&v));
+    let (mut o, mut lse) = (up(&q), gpu.alloc(tokens * dims.heads).unwrap());
+    let mut group = c.benchmark_group(format!("attention/{}", gpu.name()));
+    // Short ones first: they can be compared with the reference.
+    for length in [64, length] {
+        let cu = documents(tokens, length);
+        let pairs = (tokens / length * length * (length + 1) / 2 * dims.q_width()) as u64;
+        let (count, cu_seqlens) = (cu.len() - 1, gpu.upload(&cu).unwrap());
+        let mut run = |o: &mut Buf<bf16>| {
+            let (o, lse) = (&mut o.view_mut(), &mut lse.view_mut());
+            let (q, k, v, cu) = (dq.view(), dk.view(), dv.view(), cu_seqlens.view());
+            cuda::forward(&gpu, &dims, cu, count, tokens, q, k, v, o, lse).unwrap();
+            gpu.synchronize().unwrap();
+        };
+        run(&mut o);
+        if length == 64 {
+            check(&dims, length, [&q, &k, &v], &gpu.download(o.view()).unwrap());
+        }
+        group.throughput(Throughput::Elements(4 * pairs));
+        group.bench_function(BenchmarkId::new("forward", length), |b| b.iter(|| run(&mut o)));
+    }
+    let (rows, capacity) = (32, 4096);
+    let cu_seqlens = gpu.upload(&documents(rows, 1)).unwrap();
+    let (total, cache) = (gpu.upload(&vec![2048u32; rows]).unwrap(), rows * capacity);
+    let (k, v) = (input(cache * dims.kv_width(), 4), input(cache * dims.kv_width(), 5));
+    let (k, v, q) = (up(&k), up(&v), dq.view().slice(0..rows * dims.q_width()));
+    let mut o = o.view_mut().slice(0..rows * dims.q_width());
+    let mut run = || {
+        let (cu, total, k, v) = (cu_seqlens.view(), total.view(), k.view(), v.view());
+        cuda::decode(&gpu, &dims, cu, rows, rows, total, capacity, q, k, v, &mut o).unwrap();
+        gpu.synchronize().unwrap();
+    };
+    group.throughput(Throughput::Bytes((rows * 2048 * dims.kv_width() * 4) as u64));
+    group.bench_function("decode/32x2048", |b| b.iter(&mut run));
+    group.finish();
+}
+
+/// The first two documents against the reference; the bound is derived in tests/ops/cuda/attention.rs. Inputs are
+/// below 1, so scores are below scale·head_dim.
+#[cfg(feature = "cuda")]
+fn check(dims: &Dims, length: usize, [q, k, v]: [&[bf16]; 3], o: &[bf16]) {
+    use common::{DType, Tol, assert_close, to_f64};
+    let cu = documents(2 * length, length);
+    let q = to_f64(&q[..2 * length * dims.q_width()]);
+    let k = to_f64(&k[..2 * length * dims.kv_width()]);
+    let v = to_f64(&v[..2 * length * dims.kv_width()]);
+    let (want, _) = attention::reference::forward(dims, &cu, &q, &k, &v);
+    let abs_v: Vec<f64> = v.iter().map(|v| v.abs()).collect();
+    let (bounds, _) = attention::reference::forward(dims, &cu, &q, &k, &abs_v);
+    let d = dims.head_dim;
+    let score = (f64::from(dims.scale) * d as f64).ceil() as usize;
+    let tol = Tol::new(DType::Bf16).rounds(1).round_result().steps(2 * score * (d + 6) + 21);
+    let tol = tol.sum_len(2 * length).magnitudes(&bounds).cols(d);
+    assert_close("attention_forward o", &o[..want.len()], &want, tol);
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &mut Criterion) {}
+
+criterion_group!(benches, packed, decode, cuda);
 criterion_main!(benches);

@@ -48,11 +48,10 @@ __device__ __forceinline__ Tile find_tile(
     return {low, begin(low), begin(low + 1), (slot - first_slot(low)) * TILE};
 }
 
-// Where 16-byte chunk c of row r lies in a tile of rows of D elements, in bytes. Eight rows at the same c, or one row
-// at eight c, are in different banks.
+// Where 16-byte chunk c of row r lies in a tile of rows of D elements, in bytes.
 template <int D>
 __device__ __forceinline__ unsigned chunk(int r, int c) {
-    return (r * (D / 8) + (c ^ (r % 8))) * 16;
+    return swizzled<D / 8>(r, c);
 }
 
 // Fetches rows first .. first + TILE of `from`, `pitch` elements apart, D elements each; zeros from row `rows` on.

@@ -385,6 +385,25 @@ fn totals_that_fit_no_cache_give_nan() {
     });
 }
 
+/// The second document ends behind the tokens there are, the third before it begins: every buffer is an
+/// allocation of its own, so a row that is not there would be noticed.
+#[test]
+fn documents_that_make_no_sense_reach_no_other_memory() {
+    gpu::run("cuda::attention::documents_that_make_no_sense_reach_no_other_memory", |gpu, _| {
+        let mut case = Case::new(dims(1, 2, 64), &[40, 30], 1.0, &mut Rng::new(8));
+        let want = case.run(gpu);
+        let up = |values: &[f64]| gpu.upload(&cast::<bf16>(values)).unwrap();
+        let (q, k, v) = (up(&case.q), up(&case.k), up(&case.v));
+        case.cu = vec![0, 40, 3_000_000_000, 7];
+        let cu = gpu.upload(&case.cu).unwrap();
+        let (mut o, mut lse) = (gpu.alloc(70 * 128).unwrap(), gpu.alloc(70 * 2).unwrap());
+        let (to, stats) = (&mut o.view_mut(), &mut lse.view_mut());
+        let (q, k, v) = (q.view(), k.view(), v.view());
+        cuda::forward(gpu, &case.dims, cu.view(), 3, 70, q, k, v, to, stats).unwrap();
+        assert_same_bits("o", &gpu.download(o.view()).unwrap(), &want.o);
+    });
+}
+
 #[test]
 fn no_tokens_are_nothing_and_what_does_not_fit_is_an_error() {
     gpu::run(
