@@ -82,6 +82,7 @@ impl Gpu {
     /// Bytes of shared memory that a block can have at most (after opting in).
     pub fn max_shared_bytes(&self) -> u32 {
         match self.options.compute_capability {
+            (7, 5) => 63 << 10,
             (8, 0) => 163 << 10,
             (9, 0) => 227 << 10,
             _ => 99 << 10,

@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// The compute capabilities that can be claimed: A100, RTX 30, RTX 40, H100, RTX 50.
-pub const COMPUTE_CAPABILITIES: [(u32, u32); 5] = [(8, 0), (8, 6), (8, 9), (9, 0), (12, 0)];
+use crate::driver::device::VERSION;
+
+/// The compute capabilities that can be claimed: RTX 20 (to see what a program says to a card that is
+/// too old for it), A100, RTX 30, RTX 40, H100, RTX 50.
+pub const COMPUTE_CAPABILITIES: [(u32, u32); 6] = [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (12, 0)];
 
 const COMPUTE_CAPABILITY: &str = "VIRTUAL_GPU_COMPUTE_CAPABILITY";
 const MEMORY: &str = "VIRTUAL_GPU_MEMORY";
@@ -13,6 +16,8 @@ const WATCH: &str = "VIRTUAL_GPU_WATCH";
 const SEED: &str = "VIRTUAL_GPU_SEED";
 const THREADS: &str = "VIRTUAL_GPU_THREADS";
 const REPORT: &str = "VIRTUAL_GPU_REPORT";
+const FAULT_AT: &str = "VIRTUAL_GPU_FAULT_AT";
+const DRIVER: &str = "VIRTUAL_GPU_DRIVER";
 
 /// How closely the watchman looks, and what follows from a finding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +48,10 @@ pub struct Options {
     pub threads: usize,
     /// A file that findings are appended to, a line of JSON each.
     pub report: Option<PathBuf>,
+    /// This launch of the process, counted from 1, fails as a faulty kernel would, without running.
+    pub fault_at: Option<u64>,
+    /// The CUDA version that the driver says it is of: 12090 is 12.9.
+    pub driver: i32,
 }
 
 impl Default for Options {
@@ -56,6 +65,8 @@ impl Default for Options {
             seed: None,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             report: None,
+            fault_at: None,
+            driver: VERSION,
         }
     }
 }
@@ -85,7 +96,7 @@ impl Options {
 
     fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Options, OptionsError> {
         let mut options = Options::default();
-        take(&get, COMPUTE_CAPABILITY, "one of 8.0, 8.6, 8.9, 9.0, 12.0", |value| {
+        take(&get, COMPUTE_CAPABILITY, "one of 7.5, 8.0, 8.6, 8.9, 9.0, 12.0", |value| {
             let (major, minor) = value.split_once('.')?;
             let claimed = (major.parse().ok()?, minor.parse().ok()?);
             options.compute_capability = *COMPUTE_CAPABILITIES.iter().find(|&&c| c == claimed)?;
@@ -120,6 +131,16 @@ impl Options {
             options.report = (!value.is_empty()).then(|| value.into());
             Some(())
         })?;
+        take(&get, FAULT_AT, "a whole number from 1, or empty for none", |value| {
+            let launch = || number(value, 1..=u64::MAX);
+            options.fault_at = if value.is_empty() { None } else { Some(launch()?) };
+            Some(())
+        })?;
+        take(&get, DRIVER, "a version of CUDA such as 12.1", |value| {
+            let (major, minor) = value.split_once('.')?;
+            options.driver = 1000 * number(major, 1..=99)? + 10 * number(minor, 0..=9)?;
+            Some(())
+        })?;
         Ok(options)
     }
 
@@ -132,7 +153,7 @@ impl Options {
     }
 
     /// The variables that give a process these options.
-    pub fn to_env(&self) -> [(&'static str, String); 7] {
+    pub fn to_env(&self) -> [(&'static str, String); 9] {
         let (major, minor) = self.compute_capability;
         let watch = match self.watch {
             Watch::Off => "off",
@@ -148,6 +169,8 @@ impl Options {
             (SEED, self.seed.map_or(String::new(), |seed| seed.to_string())),
             (THREADS, self.threads.to_string()),
             (REPORT, self.report.as_ref().map_or(String::new(), |file| file.display().to_string())),
+            (FAULT_AT, self.fault_at.map_or(String::new(), |launch| launch.to_string())),
+            (DRIVER, format!("{}.{}", self.driver / 1000, self.driver % 1000 / 10)),
         ]
     }
 }
@@ -210,6 +233,8 @@ mod tests {
                         seed,
                         threads: 3,
                         report: seed.map(|seed| format!("found {seed}.jsonl").into()),
+                        fault_at: seed.filter(|&seed| seed > 0),
+                        driver: 11_080,
                     };
                     let written = options.to_env();
                     let written: Vec<_> =
@@ -234,19 +259,23 @@ mod tests {
     #[test]
     fn a_refusal_names_variable_value_and_what_is_right() {
         for (variable, value) in [
-            (COMPUTE_CAPABILITY, "7.5"),
+            (COMPUTE_CAPABILITY, "7.0"),
             (COMPUTE_CAPABILITY, "8"),
             (MULTIPROCESSORS, "0"),
             (WATCH, "loud"),
             (SEED, "dice"),
             (THREADS, "0"),
+            (FAULT_AT, "0"),
+            (FAULT_AT, "last"),
+            (DRIVER, "12"),
+            (DRIVER, "12.10"),
         ] {
             let refusal = from(&[(variable, value)]).unwrap_err();
             assert_eq!((refusal.variable, refusal.value.as_str()), (variable, value));
         }
         assert_eq!(
-            from(&[(COMPUTE_CAPABILITY, "7.5")]).unwrap_err().to_string(),
-            "reading VIRTUAL_GPU_COMPUTE_CAPABILITY: `7.5` is not one of 8.0, 8.6, 8.9, 9.0, 12.0"
+            from(&[(COMPUTE_CAPABILITY, "7.0")]).unwrap_err().to_string(),
+            "reading VIRTUAL_GPU_COMPUTE_CAPABILITY: `7.0` is not one of 7.5, 8.0, 8.6, 8.9, 9.0, 12.0"
         );
     }
 

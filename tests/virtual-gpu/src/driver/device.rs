@@ -7,8 +7,9 @@ use super::attributes::{MAX_BLOCK, MAX_GRID, attribute};
 use super::error::{Error, Result};
 use super::limits::{REGISTERS, SHARED_PER_BLOCK, THREADS_PER_BLOCK, WARP};
 use super::state::{Driver, driver, initialise};
+use crate::options::Options;
 
-/// The driver's version as cuDriverGetVersion tells it: 12.9, the first that takes PTX 8.8, which
+/// The driver's version as cuDriverGetVersion tells it unless it is set otherwise: 12.9, the first that takes PTX 8.8, which
 /// compilers of today write and some programs refuse to hand to an older driver. Programs built for an
 /// older CUDA 12 run on it; PTX of a later version is taken as far as it is understood.
 pub const VERSION: i32 = 12090;
@@ -39,7 +40,10 @@ extern "C" fn cuInit(flags: u32) -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn cuDriverGetVersion(version: Out<i32>) -> u32 {
-    call("cuDriverGetVersion", || version.put(VERSION))
+    // May be asked before cuInit, which tells what is wrong with the settings.
+    let set = driver().map(|driver| driver.options.driver);
+    let set = set.ok().or_else(|| Options::from_env().ok().map(|options| options.driver));
+    call("cuDriverGetVersion", || version.put(set.unwrap_or(VERSION)))
 }
 
 #[unsafe(no_mangle)]

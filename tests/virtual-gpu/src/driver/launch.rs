@@ -174,6 +174,15 @@ impl Launch {
         context.healthy()?;
         let config = LaunchConfig { grid: self.grid, block: self.block, shared_bytes: self.shared };
         let _running = lock(&driver.running);
+        if driver.is_to_fault() {
+            let name = self.function.kernel.name();
+            tell(
+                "cuLaunchKernel",
+                &format!("{name}: this launch faults, as VIRTUAL_GPU_FAULT_AT says"),
+            );
+            context.fail(Error::LaunchFailed);
+            return Ok(());
+        }
         let outcome = driver
             .gpu
             .launch(&self.function.kernel, &config, &self.params)

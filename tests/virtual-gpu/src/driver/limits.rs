@@ -1,7 +1,7 @@
 //! What a multiprocessor of each compute capability holds, and how many blocks fit on it.
 //!
 //! Numbers: CUDA C++ Programming Guide, "Compute Capabilities", tables of features and technical
-//! specifications; the caches, clocks and buses are those of a known card of the architecture (A100,
+//! specifications; the caches, clocks and buses are those of a known card of the architecture (T4, A100,
 //! RTX 3090, RTX 4090, H100, RTX 5090).
 
 use super::error::{Error, Result};
@@ -45,7 +45,9 @@ const KIB: u32 = 1024;
 const MIB: u32 = 1024 * KIB;
 
 #[rustfmt::skip]
-const LIMITS: [Limits; 5] = [
+const LIMITS: [Limits; 6] = [
+    // Its blocks can have all of the shared memory; here they get what later architectures leave them.
+    Limits { compute_capability: (7, 5), threads_per_multiprocessor: 1024, blocks_per_multiprocessor: 16, shared_per_multiprocessor: 64 * KIB, l2: 4 * MIB, clock: 1_590_000, memory_clock: 5_001_000, memory_bus: 256, single_to_double: 32 },
     Limits { compute_capability: (8, 0), threads_per_multiprocessor: 2048, blocks_per_multiprocessor: 32, shared_per_multiprocessor: 164 * KIB, l2: 40 * MIB, clock: 1_410_000, memory_clock: 1_215_000, memory_bus: 5120, single_to_double: 2 },
     Limits { compute_capability: (8, 6), threads_per_multiprocessor: 1536, blocks_per_multiprocessor: 16, shared_per_multiprocessor: 100 * KIB, l2: 6 * MIB, clock: 1_695_000, memory_clock: 9_751_000, memory_bus: 384, single_to_double: 32 },
     Limits { compute_capability: (8, 9), threads_per_multiprocessor: 1536, blocks_per_multiprocessor: 24, shared_per_multiprocessor: 100 * KIB, l2: 72 * MIB, clock: 2_520_000, memory_clock: 10_501_000, memory_bus: 384, single_to_double: 64 },

@@ -18,7 +18,7 @@ mod capture;
 mod capture_api;
 mod context;
 mod copy;
-mod device;
+pub mod device;
 mod entry;
 mod error;
 mod event;

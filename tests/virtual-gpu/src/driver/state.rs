@@ -40,6 +40,8 @@ pub struct Driver {
     pub primary: Mutex<Primary>,
     /// Modelled cycles of all launches so far: the time that events tell.
     pub clock: AtomicU64,
+    /// Launches so far.
+    pub launches: AtomicU64,
     /// Held by a launch: one kernel is on the device at a time, with all of the host's cores.
     pub running: Mutex<()>,
     pub default_pool: usize,
@@ -102,10 +104,17 @@ impl Driver {
             captures: Captures::default(),
             primary: Mutex::default(),
             clock: AtomicU64::new(0),
+            launches: AtomicU64::new(0),
             running: Mutex::new(()),
             default_pool,
             current_pool: AtomicUsize::new(default_pool),
         }
+    }
+
+    /// Counts a launch, and says whether it is the one that the settings want to fault.
+    pub fn is_to_fault(&self) -> bool {
+        let launch = self.launches.fetch_add(1, Ordering::Relaxed) + 1;
+        self.options.fault_at == Some(launch)
     }
 
     /// Destroys what belongs to a context, as cuCtxDestroy and a reset do.

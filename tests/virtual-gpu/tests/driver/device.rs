@@ -55,6 +55,24 @@ fn check(name: &str, compute_capability: (u32, u32), want: [i32; 4]) {
     });
 }
 
+/// What a program sees that was built for newer ones.
+#[test]
+fn an_old_card_and_an_old_driver() {
+    let options = Options { compute_capability: (7, 5), driver: 11_080, ..options() };
+    virtual_gpu::run("device::an_old_card_and_an_old_driver", &options, || {
+        let mut version = 0;
+        // SAFETY: the pointer is to a local. The version may be asked before anything else.
+        ok(unsafe { sys::cuDriverGetVersion(&mut version) });
+        assert_eq!(version, 11_080);
+        let context = CudaContext::new(0).unwrap();
+        assert_eq!(context.name().unwrap(), "virtual GPU (sm_75)");
+        assert_eq!(context.compute_capability().unwrap(), (7, 5));
+        // SAFETY: the pointer is to a local.
+        ok(unsafe { sys::cuDriverGetVersion(&mut version) });
+        assert_eq!(version, 11_080);
+    });
+}
+
 #[test]
 fn sm_80() {
     check("device::sm_80", (8, 0), [2048, 32, 164, 163]);

@@ -72,6 +72,33 @@ fn trap() {
     sticky("faults::trap", "trap_now", Some(0), CUresult::CUDA_ERROR_LAUNCH_FAILED);
 }
 
+/// VIRTUAL_GPU_FAULT_AT: the launches before it are done, it is not, and the context is lost.
+#[test]
+fn asked_for() {
+    let options = Options { fault_at: Some(2), ..options() };
+    virtual_gpu::run("faults::asked_for", &options, || {
+        raw_context();
+        // SAFETY: all pointers are to locals.
+        unsafe {
+            let (mut memory, mut word) = (0, 0_u32);
+            ok(sys::cuMemAlloc_v2(&mut memory, 4));
+            ok(launch("store", memory));
+            ok(sys::cuMemcpyDtoH_v2((&raw mut word).cast(), memory, 4));
+            assert_eq!(word, 1);
+            let told = stderr_of(|| ok(launch("store", memory)));
+            assert!(told.contains("VIRTUAL_GPU_FAULT_AT"), "{told}");
+            for _ in 0..2 {
+                assert_eq!(sys::cuCtxSynchronize(), CUresult::CUDA_ERROR_LAUNCH_FAILED);
+            }
+            // Once only: after a reset the device is good again.
+            ok(sys::cuDevicePrimaryCtxReset_v2(0));
+            ok(sys::cuMemAlloc_v2(&mut memory, 4));
+            ok(launch("store", memory));
+            ok(sys::cuCtxSynchronize());
+        }
+    });
+}
+
 #[test]
 fn use_after_free() {
     virtual_gpu::run("faults::use_after_free", &options(), || {
