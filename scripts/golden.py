@@ -3,6 +3,7 @@
     python -m venv VENV && VENV/bin/pip install -r scripts/requirements-golden.txt
     VENV/bin/python scripts/golden.py nf4       # NF4 and double quantisation
     VENV/bin/python scripts/golden.py tiny      # two small random Llamas: logits, gradients, losses
+    VENV/bin/python scripts/golden.py wide      # one more with heads of 64, for GPU kernels
     VENV/bin/python scripts/golden.py smollm2 PATH.gguf   # logits of SmolLM2-135M-Instruct
 
 Runs on a CPU in a few minutes, from fixed seeds. What it prints (distances of planted mistakes,
@@ -28,6 +29,7 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("nf4", help="NF4 and double quantisation")
     commands.add_parser("tiny", help="two small random Llamas")
+    commands.add_parser("wide", help="a small random Llama with heads of 64")
     smollm2 = commands.add_parser("smollm2", help="SmolLM2-135M-Instruct")
     smollm2.add_argument("gguf", type=Path)
     args = parser.parse_args()
@@ -40,6 +42,10 @@ def main():
         import golden_tiny
 
         golden_tiny.make(GOLDEN, print)
+    elif args.command == "wide":
+        import golden_tiny
+
+        golden_tiny.make_wide(GOLDEN, print)
     else:
         import golden_smollm2
 

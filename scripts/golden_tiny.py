@@ -1,4 +1,4 @@
-"""tests/golden/tiny and tests/golden/tied: two small random Llamas.
+"""tests/golden/tiny, tied and wide: three small random Llamas. wide has heads of 64, as GPU kernels take.
 
 DIR/bnb          the model as transformers and bitsandbytes save it: NF4, double quantisation
 DIR/golden.json  prompts, documents with loss masks, losses, the training run
@@ -6,6 +6,7 @@ DIR/forward.safetensors    logits.N of prompt N without an adapter
 tiny/hub, tiny/tiny.gguf   the same weights in bf16 before quantisation, both ways in
 tiny/adapter-*   adapters as PEFT saves them: r 8 alpha 16, r 5 rsLoRA, and what training made
 tiny/adapter-*.safetensors logits.N with it, nll.N per document, grad.MODULE.lora_A / lora_B
+wide/adapter-*   as tiny's, with logits.N alone
 tiny/mistakes.safetensors  logits of prompt 3 with adapter-r8 under planted mistakes
 
 Attention is peaked (q and k have gain 2) and logits have a standard deviation above 1. Compute is
@@ -36,6 +37,8 @@ SHAPES = {
                  num_key_value_heads=2, head_dim=16, tie_word_embeddings=False, rope_theta=10000.0),
     "tied": dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
                  num_key_value_heads=1, head_dim=32, tie_word_embeddings=True, rope_theta=500.0),
+    "wide": dict(hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
+                 num_key_value_heads=2, head_dim=64, tie_word_embeddings=False, rope_theta=10000.0),
 }
 RUN = dict(lr=5e-3, weight_decay=0.1, betas=[0.9, 0.999], eps=1e-8, max_grad_norm=1.0, steps=20,
            warmup_steps=3, schedule="cosine", micro_batches=[[0, 1, 2], [3, 4, 5]])
@@ -379,6 +382,22 @@ def peak(model, ids):
     return float(torch.stack([m.max(dim=-1).values[..., 5:].mean() for m in maps]).mean())
 
 
+ADAPTERS = (("adapter-r8", dict(r=8, lora_alpha=16)),
+            ("adapter-r5-rslora", dict(r=5, lora_alpha=10, use_rslora=True)))
+
+
+def make_wide(golden, log):
+    seed, out = 11, golden / "wide"
+    make_one(golden, "wide", seed, log)
+    base = load_file(out / "forward.safetensors")["logits.3"]
+    for name, config in ADAPTERS:
+        peft = make_adapter(load_bnb(out / "bnb"), out / name, seed, **config)
+        tensors = {f"logits.{i}": logits(peft, ids) for i, ids in enumerate(prompts(seed))}
+        log(f"  {name} moves logits by {(tensors['logits.3'] - base).std() / base.std():.2f} of their std")
+        save_file(tensors, out / f"{name}.safetensors")
+    (out / "golden.json").write_text(dumps(dict(prompts=[p.tolist() for p in prompts(seed)])))
+
+
 def make(golden, log):
     make_one(golden, "tied", 7, log)
     (golden / "tied/golden.json").write_text(dumps(dict(prompts=[p.tolist() for p in prompts(7)])))
@@ -386,8 +405,7 @@ def make(golden, log):
     make_one(golden, "tiny", seed, log)
     base, docs = load_file(out / "forward.safetensors"), documents(seed)
     grads = {}
-    for name, config in (("adapter-r8", dict(r=8, lora_alpha=16)),
-                         ("adapter-r5-rslora", dict(r=5, lora_alpha=10, use_rslora=True))):
+    for name, config in ADAPTERS:
         peft = make_adapter(load_bnb(out / "bnb"), out / name, seed, **config)
         grads[name] = gradient_golden(peft, base, prompts(seed), docs, out / f"{name}.safetensors", log)
 

@@ -1,5 +1,5 @@
 //! Logits, gradients and losses against transformers, PEFT and bitsandbytes, in f32:
-//! tests/golden/tiny and tied, made by scripts/golden_tiny.py.
+//! tests/golden/tiny, tied and wide, made by scripts/golden_tiny.py.
 
 mod common;
 
@@ -96,12 +96,16 @@ fn logits(weights: &Arc<Weights>, adapter: Option<&Adapter>, prompt: &[u32]) -> 
 }
 
 fn adapter(weights: &Weights, name: &str) -> Adapter {
-    peft::load(&golden::path("tiny").join(name), &weights.config).unwrap()
+    adapter_of("tiny", weights, name)
+}
+
+fn adapter_of(model: &str, weights: &Weights, name: &str) -> Adapter {
+    peft::load(&golden::path(model).join(name), &weights.config).unwrap()
 }
 
 #[test]
 fn logits_without_an_adapter() {
-    for name in ["tiny", "tied"] {
+    for name in ["tiny", "tied", "wide"] {
         let weights = weights(&format!("{name}/bnb"));
         let want = Tensors::open(&format!("{name}/forward.safetensors"));
         let prompts = prompts(&format!("{name}/golden.json"));
@@ -117,14 +121,18 @@ fn logits_without_an_adapter() {
 
 #[test]
 fn logits_with_an_adapter() {
-    let weights = weights("tiny/bnb");
-    for name in ["adapter-r8", "adapter-r5-rslora"] {
-        let adapter = adapter(&weights, name);
-        let want = Tensors::open(&format!("tiny/{name}.safetensors"));
-        for (i, prompt) in prompts("tiny/golden.json").iter().enumerate() {
-            let got = logits(&weights, Some(&adapter), prompt);
-            let want = want.floats(&format!("logits.{i}"));
-            assert_within(&format!("{name} logits {i}"), apart(&got, &want), LOGITS);
+    for model in ["tiny", "wide"] {
+        let weights = weights(&format!("{model}/bnb"));
+        let prompts = prompts(&format!("{model}/golden.json"));
+        for name in ["adapter-r8", "adapter-r5-rslora"] {
+            let adapter = adapter_of(model, &weights, name);
+            let want = Tensors::open(&format!("{model}/{name}.safetensors"));
+            for (i, prompt) in prompts.iter().enumerate() {
+                let got = logits(&weights, Some(&adapter), prompt);
+                let want = want.floats(&format!("logits.{i}"));
+                let what = format!("{model} {name} logits {i}");
+                assert_within(&what, apart(&got, &want), LOGITS);
+            }
         }
     }
 }
