@@ -8,6 +8,7 @@ use super::values::{
     ComputeDtype, Nf4Linear, OnRow, Paths, PromptAs, Quantization, ScheduleKind, TargetModules,
     TooLong, Warmup,
 };
+use crate::model::LinearDispatch;
 
 section! {
     /// The frozen base model.
@@ -158,5 +159,14 @@ section! {
         /// Products with a 4-bit weight: "fused" decodes as it multiplies, "scratch" decodes the
         /// weight into memory first, "auto" chooses by shape.
         nf4_linear: Nf4Linear = Nf4Linear::Auto, "\"auto\", \"fused\" or \"scratch\"", |_| true;
+        /// Where the table below is from; for people.
+        nf4_linear_source: Option<String> = None, "a text", |_| true,
+            example "\"modelled for sm_80 (as A100), not measured\"";
+        /// What "auto" follows: for each shape of a weight, up to how many rows of a product are
+        /// taken fused, forward and backward. A run on a GPU fills it in where it is not given.
+        nf4_linear_rows: Option<Vec<LinearDispatch>> = None,
+            "a list of tables of out_features, in_features, forward_fused_rows and backward_fused_rows",
+            |v| v.as_ref().is_none_or(|v| !v.is_empty()),
+            example "[{ out_features = 576, in_features = 1536, forward_fused_rows = 1400, backward_fused_rows = 0 }]";
     }
 }

@@ -7,7 +7,7 @@ use toml::Value;
 use toml::de::{DeTable, DeValue};
 
 use super::error::ConfigError;
-use super::{ComputeDtype, DeviceChoice, RunFile, all_keys, sections};
+use super::{ComputeDtype, DeviceChoice, Nf4Linear, RunFile, all_keys, sections};
 use crate::model::config::Linear;
 
 /// Where each key was given, for error messages.
@@ -290,6 +290,16 @@ impl RunFile {
                 device,
                 "it divides a step between the CPU and a GPU",
                 "leave train.cpu_until out, or set train.device to \"cuda\"".into(),
+            ));
+        }
+        let way = self.dispatch.nf4_linear;
+        if self.dispatch.nf4_linear_rows.is_some() && way != Nf4Linear::Auto {
+            let way = if way == Nf4Linear::Fused { "fused" } else { "scratch" };
+            return Err(source.conflict(
+                ("dispatch.nf4_linear", format!("\"{way}\"")),
+                ("dispatch.nf4_linear_rows", "a table".into()),
+                "the table says what \"auto\" chooses",
+                "leave one of them out, or set dispatch.nf4_linear to \"auto\"".into(),
             ));
         }
         if on_gpu && self.train.compute_dtype == ComputeDtype::F32 {

@@ -173,6 +173,26 @@ fn what_a_device_cannot_do_is_refused_by_name() {
     assert_eq!(refusal(SMALL, &["train.gpu=1"]).1, "did you mean `train.device`?");
 }
 
+/// As a run on a GPU leaves it.
+#[test]
+fn the_dispatch_table_reads_back_equal() {
+    let mut run = read(SMALL, &[]).unwrap();
+    let row = |out_features, rows| crate::model::LinearDispatch {
+        out_features,
+        in_features: 64,
+        forward_fused_rows: rows,
+        backward_fused_rows: 0,
+    };
+    run.dispatch.nf4_linear_source = Some("measured".into());
+    run.dispatch.nf4_linear_rows = Some(vec![row(64, 1400), row(192, i64::MAX as usize)]);
+    assert_eq!(read(&run.resolved(), &[]).expect("valid"), run, "{}", run.resolved());
+    let (message, _) = refusal(&run.resolved(), &["dispatch.nf4_linear=fused"]);
+    assert!(message.contains("`dispatch.nf4_linear_rows` is a table"), "{message}");
+    let typo = run.resolved().replace("forward_fused_rows", "forward_rows");
+    assert!(refusal(&typo, &[]).0.starts_with("`dispatch.nf4_linear_rows` is "));
+    refusal(&run.resolved().replace("out_features", "extra = 1\nout_features"), &[]);
+}
+
 #[test]
 fn set_takes_toml_and_bare_strings() {
     let run = read(SMALL, &["model.path=some/dir with=sign", "data.train=[\"x\",\"y\"]"]).unwrap();

@@ -16,6 +16,7 @@ pub struct Dispatch {
 
 /// One shape's numbers: the fused kernel up to so many rows, scratch above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LinearDispatch {
     pub out_features: usize,
     pub in_features: usize,
