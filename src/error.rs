@@ -71,7 +71,9 @@ impl Error {
                 Some(hint) => format!("{hint}; {adapter}"),
                 None => adapter.to_string(),
             }),
-            Error::Engine(_) | Error::Generate(_) => None,
+            Error::Engine(e) => e.hint(),
+            Error::Generate(GenerateError::Engine(e)) => e.hint(),
+            Error::Generate(_) => None,
         }
     }
 }

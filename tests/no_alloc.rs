@@ -16,6 +16,7 @@ mod tiny;
 
 use dayrun::device::cpu::GemmElement;
 use dayrun::device::memory::Placement;
+use dayrun::model::Loaded;
 use dayrun::model::config::Linear;
 use dayrun::train::{Trainer, TrainerOptions};
 use half::bf16;
@@ -40,7 +41,8 @@ fn allocations<E: GemmElement>(inside: bool) -> (usize, usize) {
         placement: Placement::Packed,
     };
     let cpu = tiny::cpu();
-    let mut trainer = Trainer::<E>::new(cpu.clone(), weights, adapter, options).unwrap();
+    let mut trainer =
+        Trainer::<E>::new(&Loaded::on_cpu(cpu.clone(), weights), adapter, options).unwrap();
     let large = [tiny::pack(&tiny::documents(&[150, 30, 20], 1))];
     let small = [tiny::pack(&tiny::documents(&[9], 2)), large[0].clone()];
     let mut run = || {

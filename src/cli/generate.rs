@@ -161,8 +161,7 @@ fn stream<E: GemmElement>(
     }
     let max_new_tokens = args.max_new_tokens.min(room);
     let capacity = ids.len() + max_new_tokens;
-    let (cpu, weights) = (base.cpu.clone(), base.weights.clone());
-    let mut generator = Generator::<E>::new(cpu, weights, opened.adapter.as_ref(), 1, capacity)?;
+    let mut generator = Generator::<E>::new(&base.model(), opened.adapter.as_ref(), 1, capacity)?;
     let sampling = Sampling {
         temperature: args.temperature,
         top_k: args.top_k,

@@ -9,10 +9,10 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::Range;
 use std::ptr::NonNull;
 
-/// Every buffer begins on a cache line.
+/// Host buffers begin on a cache line.
 const ALIGN: usize = 64;
 /// Every byte of a fresh buffer under separate placement: a NaN in f32 and in bf16.
-const PATTERN: u8 = 0xff;
+pub const PATTERN: u8 = 0xff;
 
 /// How buffers are placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,69 +34,140 @@ pub struct BufferSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Buffer(pub usize);
 
-/// The buffers of one program.
-pub struct Memory {
-    blocks: Vec<Block>,
+/// Where the buffers of one program lie and when they live, on whatever device.
+pub struct Plan {
     specs: Vec<BufferSpec>,
     /// Block and byte offset of each buffer.
     places: Vec<(usize, usize)>,
+    /// Bytes of each block to allocate.
+    blocks: Vec<usize>,
     placement: Placement,
     now: usize,
 }
 
-impl Memory {
-    /// Plans and allocates.
-    pub fn new(specs: Vec<BufferSpec>, placement: Placement) -> Self {
+impl Plan {
+    /// Plans; buffers begin at multiples of `align` bytes of a shared block.
+    pub fn new(specs: Vec<BufferSpec>, placement: Placement, align: usize) -> Self {
         let (places, blocks) = match placement {
             Placement::Separate => {
-                let blocks = specs.iter().map(|spec| Block::new(spec.bytes)).collect();
+                let blocks = specs.iter().map(|spec| spec.bytes).collect();
                 ((0..specs.len()).map(|i| (i, 0)).collect(), blocks)
             }
             Placement::Packed => {
-                let (offsets, total) = pack(&specs);
-                (offsets.into_iter().map(|offset| (0, offset)).collect(), vec![Block::new(total)])
+                let (offsets, total) = pack(&specs, align);
+                (offsets.into_iter().map(|offset| (0, offset)).collect(), vec![total])
             }
         };
-        Self { blocks, specs, places, placement, now: 0 }
+        Self { specs, places, blocks, placement, now: 0 }
     }
 
-    /// Bytes allocated.
+    /// Bytes of each block to allocate.
+    pub fn blocks(&self) -> &[usize] {
+        &self.blocks
+    }
+
+    /// Bytes to allocate.
     pub fn bytes(&self) -> usize {
-        self.blocks.iter().map(|block| block.bytes).sum()
+        self.blocks.iter().sum()
     }
 
-    /// Moves to tick `now`. Under separate placement, buffers whose lifetime begins here are
-    /// filled with the pattern.
-    pub fn begin(&mut self, now: usize) {
+    /// Moves to tick `now`. Gives the blocks to fill with [`PATTERN`]: under separate placement, those of
+    /// the buffers whose lifetime begins here.
+    pub fn begin(&mut self, now: usize) -> impl Iterator<Item = usize> {
         self.now = now;
-        if self.placement == Placement::Separate {
-            for (i, spec) in self.specs.iter().enumerate() {
-                if spec.first == now {
-                    self.blocks[i].all_mut().fill(PATTERN);
-                }
-            }
-        }
+        let separate = self.placement == Placement::Separate;
+        let specs = self.specs.iter().enumerate();
+        specs.filter(move |(_, spec)| separate && spec.first == now).map(|(i, _)| i)
     }
 
-    /// Borrows buffers at the current tick: some to read, some to write.
+    /// The buffers that hold something when tick `now` begins: written before, and used then or later.
+    pub fn live_before(&self, now: usize) -> impl Iterator<Item = Buffer> {
+        let specs = self.specs.iter().enumerate();
+        specs.filter(move |(_, spec)| spec.first < now && now <= spec.last).map(|(i, _)| Buffer(i))
+    }
+
+    /// Block and bytes of a buffer.
+    pub fn place(&self, buffer: Buffer) -> (usize, Range<usize>) {
+        let (block, offset) = self.places[buffer.0];
+        (block, offset..offset + self.specs[buffer.0].bytes)
+    }
+
+    /// Checks that buffers may be lent at the current tick: some to read, some to write.
     ///
     /// Panics when a written one overlaps another borrowed one, or when one is not alive: both
     /// are mistakes in a program, not in its input.
-    pub fn borrow<const R: usize, const W: usize>(
-        &mut self,
-        reads: [Buffer; R],
-        writes: [Buffer; W],
-    ) -> ([&[u8]; R], [&mut [u8]; W]) {
+    pub fn check(&self, reads: &[Buffer], writes: &[Buffer]) {
         for (i, &write) in writes.iter().enumerate() {
             for &other in reads.iter().chain(&writes[i + 1..]) {
                 assert!(
                     !self.overlap(write, other),
                     "{} overlaps {}",
-                    self.name(write),
-                    self.name(other)
+                    self.specs[write.0].name,
+                    self.specs[other.0].name
                 );
             }
         }
+        for buffer in reads.iter().chain(writes) {
+            let spec = &self.specs[buffer.0];
+            assert!(
+                (spec.first..=spec.last).contains(&self.now),
+                "{} is used at tick {}, outside its lifetime",
+                spec.name,
+                self.now
+            );
+            let (block, range) = self.place(*buffer);
+            assert!(range.end <= self.blocks[block]);
+        }
+    }
+
+    fn overlap(&self, a: Buffer, b: Buffer) -> bool {
+        let ((block_a, a), (block_b, b)) = (self.place(a), self.place(b));
+        block_a == block_b && a.start < b.end && b.start < a.end
+    }
+}
+
+/// The buffers of one program in host memory.
+pub struct Memory {
+    plan: Plan,
+    blocks: Vec<Block>,
+}
+
+impl Memory {
+    /// Plans and allocates.
+    pub fn new(specs: Vec<BufferSpec>, placement: Placement) -> Self {
+        let plan = Plan::new(specs, placement, ALIGN);
+        let blocks = plan.blocks().iter().map(|&bytes| Block::new(bytes)).collect();
+        Self { plan, blocks }
+    }
+
+    /// Bytes allocated.
+    pub fn bytes(&self) -> usize {
+        self.plan.bytes()
+    }
+
+    /// Moves to tick `now`. Under separate placement, buffers whose lifetime begins here are
+    /// filled with the pattern.
+    pub fn begin(&mut self, now: usize) {
+        for block in self.plan.begin(now) {
+            self.blocks[block].all_mut().fill(PATTERN);
+        }
+    }
+
+    /// The bytes of every buffer that holds something when tick `now` begins.
+    pub fn live_before(&self, now: usize) -> impl Iterator<Item = (Buffer, &[u8])> {
+        self.plan.live_before(now).map(|buffer| {
+            let (block, range) = self.plan.place(buffer);
+            (buffer, &self.blocks[block].all()[range])
+        })
+    }
+
+    /// Borrows buffers at the current tick: some to read, some to write. Panics as [`Plan::check`] does.
+    pub fn borrow<const R: usize, const W: usize>(
+        &mut self,
+        reads: [Buffer; R],
+        writes: [Buffer; W],
+    ) -> ([&[u8]; R], [&mut [u8]; W]) {
+        self.plan.check(&reads, &writes);
         // SAFETY: the writes overlap neither each other nor any read (just checked), all lie in
         // blocks that live as long as `self`, which stays mutably borrowed.
         unsafe {
@@ -113,39 +184,19 @@ impl Memory {
         }
     }
 
-    fn name(&self, buffer: Buffer) -> &str {
-        &self.specs[buffer.0].name
-    }
-
     fn range(&self, buffer: Buffer) -> (*mut u8, usize) {
-        let spec = &self.specs[buffer.0];
-        assert!(
-            (spec.first..=spec.last).contains(&self.now),
-            "{} is used at tick {}, outside its lifetime",
-            spec.name,
-            self.now
-        );
-        let (block, offset) = self.places[buffer.0];
+        let (block, range) = self.plan.place(buffer);
         let block = &self.blocks[block];
-        assert!(offset + spec.bytes <= block.bytes);
+        assert!(range.end <= block.bytes);
         // SAFETY: the offset lies inside the block (just checked).
-        (unsafe { block.data.as_ptr().add(offset) }, spec.bytes)
-    }
-
-    fn overlap(&self, a: Buffer, b: Buffer) -> bool {
-        let place = |buffer: Buffer| -> (usize, Range<usize>) {
-            let (block, offset) = self.places[buffer.0];
-            (block, offset..offset + self.specs[buffer.0].bytes)
-        };
-        let ((block_a, a), (block_b, b)) = (place(a), place(b));
-        block_a == block_b && a.start < b.end && b.start < a.end
+        (unsafe { block.data.as_ptr().add(range.start) }, range.len())
     }
 }
 
 /// Offsets that let no two buffers with meeting lifetimes overlap, and the arena's size.
 ///
 /// Largest first, each at the lowest offset that is free for its whole lifetime.
-fn pack(specs: &[BufferSpec]) -> (Vec<usize>, usize) {
+fn pack(specs: &[BufferSpec], align: usize) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..specs.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(specs[i].bytes), i));
     let mut offsets = vec![0; specs.len()];
@@ -164,7 +215,7 @@ fn pack(specs: &[BufferSpec]) -> (Vec<usize>, usize) {
             if offset + spec.bytes <= range.start {
                 break;
             }
-            offset = offset.max(range.end.next_multiple_of(ALIGN));
+            offset = offset.max(range.end.next_multiple_of(align));
         }
         offsets[i] = offset;
         total = total.max(offset + spec.bytes);
@@ -191,6 +242,11 @@ impl Block {
         let data = unsafe { alloc_zeroed(layout) };
         let Some(data) = NonNull::new(data) else { handle_alloc_error(layout) };
         Self { data, bytes }
+    }
+
+    fn all(&self) -> &[u8] {
+        // SAFETY: the block owns these bytes, all initialised.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.bytes) }
     }
 
     fn all_mut(&mut self) -> &mut [u8] {
@@ -223,7 +279,7 @@ mod tests {
     fn buffers_alive_together_never_overlap() {
         let specs: Vec<BufferSpec> =
             (0..60).map(|i| spec(1 + i * 37 % 500, i * 7 % 50, i * 7 % 50 + i * 13 % 20)).collect();
-        let (offsets, total) = pack(&specs);
+        let (offsets, total) = pack(&specs, ALIGN);
         for i in 0..specs.len() {
             assert!(offsets[i] + specs[i].bytes <= total && offsets[i].is_multiple_of(ALIGN));
             for j in 0..i {

@@ -1,20 +1,20 @@
-//! Runs a program: one frozen base, one adapter, memory planned, a batch at a time.
+//! One model, ready to run one kind of program, on whichever device holds it.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::batch::MicroBatch;
-use super::config::LlamaConfig;
+use super::cpu::CpuEngine;
+#[cfg(feature = "cuda")]
+use super::cuda::{self, CudaEngine};
 use super::kv_cache::KvCache;
-use super::llama::{self, Columns, Kind, LlamaProgram};
-use super::lora_layout::{AdapterCopy, LayoutError};
-use super::program::Group;
-use super::run::{Run, dims};
+use super::llama::Kind;
+use super::loaded::Loaded;
+use super::lora_layout::LayoutError;
 use super::weights::Weights;
 use crate::adapter::Adapter;
-use crate::device::cpu::{Cpu, GemmElement, gemm};
-use crate::device::memory::{Memory, Placement};
-use crate::ops::{ShapeError, attention, rope};
+use crate::device::cpu::GemmElement;
+use crate::device::memory::Placement;
+use crate::ops::{ShapeError, adamw};
 
 /// A program could not be built or run.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +27,20 @@ pub enum EngineError {
     TooManyTokens { got: usize, capacity: usize },
     #[error("{got} rows of logits were asked for, this engine has room for {capacity}")]
     TooManyRows { got: usize, capacity: usize },
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Gpu(#[from] cuda::GpuError),
+}
+
+impl EngineError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            #[cfg(feature = "cuda")]
+            EngineError::Gpu(error) => error.hint(),
+            _ => None,
+        }
+    }
 }
 
 /// What one run reads besides weights: the batch, flattened.
@@ -57,184 +71,166 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// One model, ready to run one kind of program. `E` is the dtype of its activations.
-pub struct Engine<E> {
-    cpu: Arc<Cpu>,
-    weights: Arc<Weights>,
-    adapter: Option<AdapterCopy<E>>,
-    rope: Arc<rope::Tables>,
-    plan: LlamaProgram,
-    kind: Kind,
-    memory: Memory,
-    /// f32 gradients, laid out as [`Adapter::params`]; empty unless training.
-    grads: Vec<f32>,
-    loss_rows: usize,
-    /// Seconds per kind of op since the engine was made.
-    times: Vec<(&'static str, f64)>,
-    /// Which entry of `times` each op counts under.
-    kinds: Vec<usize>,
+/// What an update did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Update {
+    /// Of the accumulated gradients, before clipping.
+    pub grad_norm: f64,
+    /// The first gradient that is a NaN or an infinity: nothing was updated.
+    pub non_finite: Option<usize>,
+}
+
+/// One model, ready to run one kind of program. `E` is the dtype of its activations; a GPU takes bf16 alone.
+pub enum Engine<E> {
+    Cpu(Box<CpuEngine<E>>),
+    #[cfg(feature = "cuda")]
+    Cuda(Box<CudaEngine>),
 }
 
 impl<E: GemmElement> Engine<E> {
     /// Plans and allocates everything that running will need.
     pub fn new(
-        cpu: Arc<Cpu>,
-        weights: Arc<Weights>,
+        model: &Loaded,
         adapter: Option<&Adapter>,
         kind: Kind,
         placement: Placement,
     ) -> Result<Self, EngineError> {
-        let config = &weights.config;
-        let copy = adapter.map(|adapter| AdapterCopy::new(config, adapter)).transpose()?;
-        let columns = |layer: usize, group: Group| {
-            copy.as_ref().map_or(0, |copy| copy.group(layer, group).columns)
-        };
-        let plan = llama::build(config, kind, size_of::<E>(), &columns);
-        let memory = Memory::new(plan.program.specs(), placement);
-        let positions = config.max_position_embeddings;
-        let rope = Arc::new(rope::Tables::new(config.head_dim, config.rope_theta, positions));
-        gemm::reserve::<E>(&cpu, longest_sum(config, kind, &columns));
-        attention::reserve(&cpu, &dims(config))?;
-        let grads = match (kind, adapter) {
-            (Kind::Train { .. }, Some(adapter)) => vec![0.0; adapter.params.len()],
-            _ => Vec::new(),
-        };
-        let mut times: Vec<(&'static str, f64)> = Vec::new();
-        let mut kind_of = |name: &'static str| {
-            times.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
-                times.push((name, 0.0));
-                times.len() - 1
-            })
-        };
-        let kinds = plan.program.ops.iter().map(|op| kind_of(op.name())).collect();
-        Ok(Self {
-            cpu,
-            weights,
-            adapter: copy,
-            rope,
-            plan,
-            kind,
-            memory,
-            grads,
-            loss_rows: 0,
-            times,
-            kinds,
-        })
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = &model.gpu {
+            cuda::check_dtype::<E>()?;
+            let engine = CudaEngine::new(model, gpu, adapter, kind, placement)?;
+            return Ok(Self::Cuda(Box::new(engine)));
+        }
+        Ok(Self::Cpu(Box::new(CpuEngine::new(model, adapter, kind, placement)?)))
     }
 
     /// Bytes of planned memory (activations and scratch).
     pub fn planned_bytes(&self) -> usize {
-        self.memory.bytes()
+        match self {
+            Self::Cpu(engine) => engine.planned_bytes(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(engine) => engine.planned_bytes(),
+        }
     }
 
     /// The most tokens that one run takes.
     pub fn capacity(&self) -> usize {
-        match self.kind {
-            Kind::Train { tokens } | Kind::Eval { tokens } | Kind::Generate { tokens, .. } => {
-                tokens
-            }
+        match self {
+            Self::Cpu(engine) => engine.capacity(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(engine) => engine.capacity(),
         }
     }
 
     /// Seconds spent in each kind of op since the engine was made, in order of first use.
     pub fn times(&self) -> &[(&'static str, f64)] {
-        &self.times
+        match self {
+            Self::Cpu(engine) => engine.times(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(engine) => engine.times(),
+        }
     }
 
     /// The base it runs on.
     pub fn weights(&self) -> &Arc<Weights> {
-        &self.weights
-    }
-
-    /// Rounds new f32 parameters into the working copy that the ops read.
-    pub fn set_params(&mut self, params: &[f32]) {
-        if let Some(adapter) = &mut self.adapter {
-            adapter.update(params);
+        match self {
+            Self::Cpu(engine) => engine.weights(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(engine) => engine.weights(),
         }
     }
 
-    /// Runs a micro-batch: losses, and for `Kind::Train` gradients, which are ADDED to
-    /// [`Engine::grads`].
+    /// The ops' names, in the order in which they run.
+    pub fn op_names(&self) -> &[String] {
+        match self {
+            Self::Cpu(engine) => engine.op_names(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(engine) => engine.op_names(),
+        }
+    }
+
+    /// Runs a micro-batch: losses, and for `Kind::Train` gradients, which are ADDED to those so far.
     pub fn run(&mut self, batch: &MicroBatch, loss_scale: f32) -> Result<(), EngineError> {
         self.execute(&Inputs::of(batch, loss_scale), None)
     }
 
+    /// Runs the program, and waits for it. `cache` is needed by `Kind::Generate`, and made for the same device.
+    pub fn execute(
+        &mut self,
+        inputs: &Inputs<'_>,
+        cache: Option<&mut KvCache<E>>,
+    ) -> Result<(), EngineError> {
+        match self {
+            Self::Cpu(engine) => engine.execute(inputs, cache),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(engine) => engine.execute(inputs, cache.map(KvCache::on_gpu).transpose()?),
+        }
+    }
+
     /// The losses (−log p, nats) of the last run, one for each loss position.
     pub fn losses(&mut self) -> &[f32] {
-        self.memory.begin(self.plan.program.end());
-        let ([losses], []) = self.memory.borrow([self.plan.losses], []);
-        &bytemuck::cast_slice(losses)[..self.loss_rows]
+        match self {
+            Self::Cpu(engine) => engine.losses(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(engine) => engine.losses(),
+        }
     }
 
     /// The logits `[rows, vocab]` of the last run of a `Kind::Generate` program.
     pub fn logits(&mut self) -> &[f32] {
-        self.memory.begin(self.plan.program.end());
-        let ([logits], []) = self.memory.borrow([self.plan.logits], []);
-        &bytemuck::cast_slice(logits)[..self.loss_rows * self.weights.config.vocab_size]
+        match self {
+            Self::Cpu(engine) => engine.logits(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(engine) => engine.logits(),
+        }
     }
 
     /// The accumulated gradients, laid out as the adapter's parameters.
-    pub fn grads(&mut self) -> &mut [f32] {
-        &mut self.grads
+    pub fn grads(&mut self) -> Result<&[f32], EngineError> {
+        match self {
+            Self::Cpu(engine) => Ok(engine.grads()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(engine) => engine.grads(),
+        }
     }
 
-    /// Runs the program. `cache` is needed by `Kind::Generate`.
-    pub fn execute(
+    /// Begins a new accumulation.
+    pub fn zero_grads(&mut self) -> Result<(), EngineError> {
+        match self {
+            Self::Cpu(engine) => engine.grads().fill(0.0),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(engine) => engine.zero_grads()?,
+        }
+        Ok(())
+    }
+
+    /// Clips the accumulated gradients and applies them with AdamW. Nothing changes when one is not finite.
+    ///
+    /// On the CPU `params` are the master parameters. On a GPU the master parameters are its own, and
+    /// `params` stay behind until [`Engine::read_params`].
+    pub fn update(
         &mut self,
-        inputs: &Inputs<'_>,
-        mut cache: Option<&mut KvCache<E>>,
-    ) -> Result<(), EngineError> {
-        let (got, capacity) = (inputs.tokens.len(), self.capacity());
-        if got > capacity {
-            return Err(EngineError::TooManyTokens { got, capacity });
+        hyper: &adamw::Hyper,
+        max_grad_norm: f64,
+        params: &mut [f32],
+    ) -> Result<Update, EngineError> {
+        match self {
+            Self::Cpu(engine) => engine.update(hyper, max_grad_norm, params),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(engine) => engine.update(hyper, max_grad_norm),
         }
-        let rows = match self.kind {
-            Kind::Train { tokens } | Kind::Eval { tokens } => tokens,
-            Kind::Generate { rows, .. } => rows,
-        };
-        if inputs.positions.len() > rows {
-            let got = inputs.positions.len();
-            return Err(EngineError::TooManyRows { got, capacity: rows });
-        }
-        self.loss_rows = inputs.positions.len();
-        let Self { cpu, weights, adapter, rope, plan, memory, grads, times, kinds, .. } = self;
-        let mut run = Run {
-            cpu,
-            weights,
-            config: &weights.config,
-            adapter: adapter.as_ref(),
-            rope,
-            inputs,
-            memory,
-            grads,
-            n: inputs.tokens.len(),
-            p: inputs.positions.len(),
-        };
-        // One entry into the pool for the whole step.
-        cpu.install(|| {
-            for (tick, (op, &kind)) in plan.program.ops.iter().zip(kinds.iter()).enumerate() {
-                let start = Instant::now();
-                run.memory.begin(tick);
-                run.op(op, cache.as_deref_mut())?;
-                times[kind].1 += start.elapsed().as_secs_f64();
-            }
-            Ok(())
-        })
     }
-}
 
-/// The longest contraction of a program: what a thread's scratch must hold.
-fn longest_sum(config: &LlamaConfig, kind: Kind, columns: Columns<'_>) -> usize {
-    let group = |layer: usize, group: Group| {
-        let shapes = group.linears().iter().map(|linear| linear.shape(config));
-        let sum: usize = shapes.map(|(n_out, n_in)| n_out.max(n_in)).sum();
-        sum + columns(layer, group)
-    };
-    let layers = 0..config.num_hidden_layers;
-    let linears = layers.flat_map(|layer| Group::ALL.map(|g| group(layer, g))).max().unwrap_or(0);
-    match kind {
-        // Gradients sum over tokens, the head's over the vocabulary.
-        Kind::Train { tokens } => linears.max(tokens).max(config.vocab_size),
-        Kind::Eval { .. } | Kind::Generate { .. } => linears,
+    /// Brings `params` up to the last update.
+    pub fn read_params(&mut self, params: &mut [f32]) -> Result<(), EngineError> {
+        match self {
+            // They are the master parameters.
+            Self::Cpu(_) => {
+                let _ = params;
+                Ok(())
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(engine) => engine.read_params(params),
+        }
     }
 }

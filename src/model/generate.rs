@@ -5,15 +5,14 @@
 //! system turn) is read once. A row's tokens do not depend on what else is in the batch.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::engine::{Engine, EngineError, Inputs};
 use super::kv_cache::KvCache;
 use super::llama::Kind;
-use super::weights::Weights;
+use super::loaded::Loaded;
 use crate::adapter::Adapter;
-use crate::device::cpu::{Cpu, GemmElement};
+use crate::device::cpu::GemmElement;
 use crate::device::memory::Placement;
 use crate::rng::Rng;
 
@@ -78,17 +77,16 @@ struct Row {
 impl<E: GemmElement> Generator<E> {
     /// Plans memory for `rows` sequences of at most `capacity` tokens (prompt and answer).
     pub fn new(
-        cpu: Arc<Cpu>,
-        weights: Arc<Weights>,
+        model: &Loaded,
         adapter: Option<&Adapter>,
         rows: usize,
         capacity: usize,
     ) -> Result<Self, EngineError> {
         /// Prompt tokens read in one run, beside a token of each decoding row.
         const PREFILL: usize = 256;
-        let cache = KvCache::new(&weights.config, rows, capacity);
+        let cache = KvCache::new(model, rows, capacity)?;
         let kind = Kind::Generate { tokens: rows + PREFILL, rows };
-        let engine = Engine::new(cpu, weights, adapter, kind, Placement::Packed)?;
+        let engine = Engine::new(model, adapter, kind, Placement::Packed)?;
         Ok(Self { engine, cache })
     }
 
@@ -171,7 +169,7 @@ impl<E: GemmElement> Generator<E> {
         rows[0] = Some(Row { prompt: 0, pending: first[..shared].iter().copied().collect() });
         while self.run(rows)?.is_empty() {}
         rows[0] = None;
-        self.cache.share_first_row();
+        self.cache.share_first_row()?;
         Ok(shared)
     }
 

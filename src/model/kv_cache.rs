@@ -1,35 +1,47 @@
 //! Keys and values of the tokens that each row of a generation has seen.
 
-use super::config::LlamaConfig;
+#[cfg(feature = "cuda")]
+use super::cuda::{GpuCache, GpuError};
+use super::engine::EngineError;
+use super::loaded::Loaded;
 use crate::device::cpu::{Cpu, Element};
 use crate::ops::{ShapeError, attention};
 
-/// One cache for `rows` sequences of at most `capacity` tokens.
+/// One cache for `rows` sequences of at most `capacity` tokens, on the device that runs the model.
 pub struct KvCache<E> {
     rows: usize,
     capacity: usize,
-    /// Per layer, `[rows, capacity, kv_heads * head_dim]`.
-    k: Vec<Vec<E>>,
-    v: Vec<Vec<E>>,
+    store: Store<E>,
     /// Tokens in the cache, per row, before the run in progress.
     lens: Vec<u32>,
     /// As `lens`, after it.
     totals: Vec<u32>,
 }
 
+/// Where keys and values lie.
+enum Store<E> {
+    /// Per layer, `[rows, capacity, kv_heads * head_dim]`.
+    Cpu { k: Vec<Vec<E>>, v: Vec<Vec<E>> },
+    #[cfg(feature = "cuda")]
+    Cuda(GpuCache),
+}
+
 impl<E: Element> KvCache<E> {
     /// Allocates an empty cache.
-    pub fn new(config: &LlamaConfig, rows: usize, capacity: usize) -> Self {
-        let width = config.num_key_value_heads * config.head_dim;
-        let layer = || vec![E::from_f32(0.0); rows * capacity * width];
-        Self {
-            rows,
-            capacity,
-            k: (0..config.num_hidden_layers).map(|_| layer()).collect(),
-            v: (0..config.num_hidden_layers).map(|_| layer()).collect(),
-            lens: vec![0; rows],
-            totals: vec![0; rows],
-        }
+    pub fn new(model: &Loaded, rows: usize, capacity: usize) -> Result<Self, EngineError> {
+        let config = &model.weights.config;
+        let len = rows * capacity * config.num_key_value_heads * config.head_dim;
+        let layers =
+            || (0..config.num_hidden_layers).map(|_| vec![E::from_f32(0.0); len]).collect();
+        let store = || Store::Cpu { k: layers(), v: layers() };
+        #[cfg(feature = "cuda")]
+        let store = match &model.gpu {
+            Some(gpu) => Store::Cuda(GpuCache::new(gpu, config, rows, capacity)?),
+            None => store(),
+        };
+        #[cfg(not(feature = "cuda"))]
+        let store = store();
+        Ok(Self { rows, capacity, store, lens: vec![0; rows], totals: vec![0; rows] })
     }
 
     /// Number of sequences.
@@ -53,21 +65,33 @@ impl<E: Element> KvCache<E> {
     }
 
     /// Gives every row the tokens of row 0.
-    pub fn share_first_row(&mut self) {
-        if self.rows == 0 {
-            return;
-        }
-        let Self { rows, capacity, k, v, lens, .. } = self;
-        for cache in k.iter_mut().chain(v) {
-            let row = cache.len() / *rows;
-            let used = row / *capacity * lens[0] as usize;
-            let (first, rest) = cache.split_at_mut(row);
-            for other in rest.chunks_exact_mut(row) {
-                other[..used].copy_from_slice(&first[..used]);
+    pub fn share_first_row(&mut self) -> Result<(), EngineError> {
+        let Some(&len) = self.lens.first() else { return Ok(()) };
+        match &mut self.store {
+            Store::Cpu { k, v } => {
+                for cache in k.iter_mut().chain(v) {
+                    let row = cache.len() / self.rows;
+                    let used = row / self.capacity * len as usize;
+                    let (first, rest) = cache.split_at_mut(row);
+                    for other in rest.chunks_exact_mut(row) {
+                        other[..used].copy_from_slice(&first[..used]);
+                    }
+                }
             }
+            #[cfg(feature = "cuda")]
+            Store::Cuda(cache) => cache.share_first_row(len as usize)?,
         }
-        let len = lens[0];
-        lens.fill(len);
+        self.lens.fill(len);
+        Ok(())
+    }
+
+    /// The cache as a GPU's program takes it: with each row's tokens before the run.
+    #[cfg(feature = "cuda")]
+    pub(super) fn on_gpu(&mut self) -> Result<(&mut GpuCache, &[u32]), EngineError> {
+        match &mut self.store {
+            Store::Cuda(cache) => Ok((cache, &self.lens)),
+            Store::Cpu { .. } => Err(GpuError::HostCache.into()),
+        }
     }
 
     /// Counts the tokens of a finished run (`cu_seqlens` over all rows).
@@ -97,7 +121,18 @@ impl<E: Element> KvCache<E> {
         {
             *total = len + (pair[1] - pair[0]);
         }
-        let (k_cache, v_cache) = (&mut self.k[layer], &mut self.v[layer]);
+        let (k_cache, v_cache) = match &mut self.store {
+            Store::Cpu { k, v } => (&mut k[layer], &mut v[layer]),
+            #[cfg(feature = "cuda")]
+            Store::Cuda(_) => {
+                return crate::ops::check_at_least(
+                    "attention::decode",
+                    "KV caches in memory",
+                    0,
+                    1,
+                );
+            }
+        };
         attention::append(
             cpu,
             dims,

@@ -7,6 +7,7 @@
 //! and up, the V's. Norms and the SwiGLU product are made again.
 
 use super::config::{Linear, LlamaConfig};
+use super::dispatch::Dispatch;
 use super::program::{AttentionBackward, GradScratch, Group, LossGradient, Norm, Op, Program};
 use crate::device::memory::Buffer;
 
@@ -24,29 +25,75 @@ pub enum Kind {
     Generate { tokens: usize, rows: usize },
 }
 
+impl Kind {
+    /// The most tokens of a run.
+    pub fn tokens(self) -> usize {
+        match self {
+            Kind::Train { tokens } | Kind::Eval { tokens } | Kind::Generate { tokens, .. } => {
+                tokens
+            }
+        }
+    }
+
+    /// The most rows whose final hidden state is wanted.
+    pub fn rows(self) -> usize {
+        match self {
+            Kind::Train { tokens } | Kind::Eval { tokens } => tokens,
+            Kind::Generate { rows, .. } => rows,
+        }
+    }
+
+    /// The same program for runs of at most `tokens` tokens.
+    pub fn with_tokens(self, tokens: usize) -> Self {
+        match self {
+            Kind::Train { .. } => Kind::Train { tokens },
+            Kind::Eval { .. } => Kind::Eval { tokens },
+            Kind::Generate { rows, .. } => Kind::Generate { tokens, rows },
+        }
+    }
+}
+
+/// What of a program's memory depends on the device.
+#[derive(Clone, Copy)]
+pub enum Target<'a> {
+    /// Activations of so many bytes.
+    Cpu { element: usize },
+    /// bf16; logits at a pitch of [`logits_pitch`]; where the table says so, scratch for decoded weights;
+    /// scratch for so many partial products of the adapters' gradients.
+    Cuda { dispatch: &'a Dispatch, splits: usize },
+}
+
+/// Elements between two rows of logits on a GPU, whose kernels load 8 at a time.
+pub fn logits_pitch(vocab: usize) -> usize {
+    vocab.next_multiple_of(8)
+}
+
 /// A program and the buffers that its user reads.
 pub struct LlamaProgram {
     pub program: Program,
     /// f32 `[P]`: −log p of each loss position (`Train`, `Eval`).
     pub losses: Buffer,
-    /// f32 `[rows, vocab]` (`Generate`), else the loss chunk's scratch.
+    /// f32 `[rows, vocab]` (`Generate`), else the loss chunk's scratch; on a GPU with padded rows.
     pub logits: Buffer,
 }
 
 /// Columns of V and U of a group in a layer; 0 where nothing is adapted.
 pub type Columns<'a> = &'a dyn Fn(usize, Group) -> usize;
 
-/// Builds the program. `element` is the size of an activation in bytes.
+/// Builds the program.
 pub fn build(
     config: &LlamaConfig,
     kind: Kind,
-    element: usize,
+    target: Target<'_>,
     columns: Columns<'_>,
 ) -> LlamaProgram {
-    let tokens = match kind {
-        Kind::Train { tokens } | Kind::Eval { tokens } | Kind::Generate { tokens, .. } => tokens,
+    let element = match target {
+        Target::Cpu { element } => element,
+        Target::Cuda { .. } => size_of::<half::bf16>(),
     };
-    let mut builder = Builder { config, kind, tokens, element, columns, p: Program::default() };
+    let tokens = kind.tokens();
+    let mut builder =
+        Builder { config, kind, tokens, target, element, columns, p: Program::default() };
     builder.run()
 }
 
@@ -71,6 +118,7 @@ struct Builder<'a> {
     config: &'a LlamaConfig,
     kind: Kind,
     tokens: usize,
+    target: Target<'a>,
     element: usize,
     columns: Columns<'a>,
     p: Program,
@@ -95,7 +143,7 @@ impl Builder<'_> {
         let hidden = self.config.hidden_size;
         let layers = self.config.num_hidden_layers;
         let mut residual = self.act("residual.0".into(), hidden);
-        self.p.push(Op::Embedding { out: residual });
+        self.p.push("embedding", Op::Embedding { out: residual });
         let mut saved: Vec<Saved> = Vec::with_capacity(layers);
         let mut mlp_out = None;
         for layer in 0..layers {
@@ -107,7 +155,7 @@ impl Builder<'_> {
         let last = match mlp_out {
             Some(x) => {
                 let out = self.act("residual.last".into(), hidden);
-                self.p.push(Op::Add { x, residual, out });
+                self.p.push("residual", Op::Add { x, residual, out });
                 out
             }
             None => residual,
@@ -121,31 +169,35 @@ impl Builder<'_> {
         let config = self.config;
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let name = |part: &str| format!("{part}.{i}");
+        let op = |part: &str| op_name(i, part);
         let h = self.act(name("input_layernorm"), hidden);
         let rstd = self.stat(name("rstd"), 1);
         let norm = Norm::Input(i);
         let residual = match pending {
             None => {
-                self.p.push(Op::Norm { x: residual, norm, y: h, rstd });
+                self.p.push(op("input_layernorm"), Op::Norm { x: residual, norm, y: h, rstd });
                 residual
             }
             Some(x) => {
                 let out = self.act(name("residual"), hidden);
-                self.p.push(Op::AddNorm { x, residual, out, norm, y: h, rstd });
+                self.p.push(
+                    op("input_layernorm"),
+                    Op::AddNorm { x, residual, out, norm, y: h, rstd },
+                );
                 out
             }
         };
         let v_qkv = self.lora_down(i, Group::Qkv, h);
         let qkv = [Linear::Q, Linear::K, Linear::V].map(|linear| self.linear(i, linear, h, v_qkv));
         let [q, k, v] = qkv;
-        self.p.push(Op::Rope { q, k });
+        self.p.push(op("rope"), Op::Rope { q, k });
         let o = self.act(name("attention"), config.num_attention_heads * config.head_dim);
         let lse = if let Kind::Generate { .. } = self.kind {
-            self.p.push(Op::CachedAttention { layer: i, q, k, v, o });
+            self.p.push(op("attention"), Op::CachedAttention { layer: i, q, k, v, o });
             None
         } else {
             let lse = self.stat(name("lse"), config.num_attention_heads);
-            self.p.push(Op::Attention { q, k, v, o, lse });
+            self.p.push(op("attention"), Op::Attention { q, k, v, o, lse });
             Some(lse)
         };
         let v_o = self.lora_down(i, Group::O, o);
@@ -154,12 +206,15 @@ impl Builder<'_> {
         let h = self.act(name("post_attention_layernorm"), hidden);
         let rstd_mid = self.stat(name("rstd_mid"), 1);
         let norm = Norm::PostAttention(i);
-        self.p.push(Op::AddNorm { x, residual, out: residual_mid, norm, y: h, rstd: rstd_mid });
+        self.p.push(
+            op("post_attention_layernorm"),
+            Op::AddNorm { x, residual, out: residual_mid, norm, y: h, rstd: rstd_mid },
+        );
         let v_gate_up = self.lora_down(i, Group::GateUp, h);
         let [gate, up] =
             [Linear::Gate, Linear::Up].map(|linear| self.linear(i, linear, h, v_gate_up));
         let h = self.act(name("swiglu"), inner);
-        self.p.push(Op::Swiglu { gate, up, h });
+        self.p.push(op("swiglu"), Op::Swiglu { gate, up, h });
         let v_down = self.lora_down(i, Group::Down, h);
         let out = self.linear(i, Linear::Down, h, v_down);
         let saved = Saved {
@@ -186,14 +241,40 @@ impl Builder<'_> {
             return None;
         }
         let v = self.act(format!("lora_v.{group:?}.{layer}"), columns);
-        self.p.push(Op::LoraDown { layer, group, x, v });
+        let name = op_name(layer, &format!("{}.lora_down", group.name()));
+        self.p.push(name, Op::LoraDown { layer, group, x, v });
         Some(v)
     }
 
     fn linear(&mut self, layer: usize, linear: Linear, x: Buffer, v: Option<Buffer>) -> Buffer {
         let y = self.act(linear.path(layer), self.out_features(linear));
-        self.p.push(Op::Linear { layer, linear, x, v, y });
+        let scratch = self.forward_scratch(layer, linear);
+        let name = op_name(layer, linear.name());
+        self.p.push(name, Op::Linear { layer, linear, x, v, y, scratch });
         y
+    }
+
+    /// Room for a linear's decoded weight, where its forward pass takes that way.
+    fn forward_scratch(&mut self, layer: usize, linear: Linear) -> Option<Buffer> {
+        let Target::Cuda { dispatch, .. } = self.target else { return None };
+        let (out_features, in_features) = linear.shape(self.config);
+        if dispatch.forward_is_fused((out_features, in_features), self.tokens) {
+            return None;
+        }
+        let bytes = out_features * in_features * self.element;
+        Some(self.p.buffer(format!("decoded.{}.{layer}", linear.name()), bytes))
+    }
+
+    /// Room for the decoded weights of a group, where its backward pass takes that way.
+    fn backward_scratch(&mut self, layer: usize, group: Group) -> Option<Buffer> {
+        let Target::Cuda { dispatch, .. } = self.target else { return None };
+        let shapes = || group.linears().iter().map(|linear| linear.shape(self.config));
+        if shapes().all(|shape| dispatch.backward_is_fused(shape, self.tokens)) {
+            return None;
+        }
+        let weights: usize = shapes().map(|(out, within)| out * within).sum();
+        let name = format!("decoded.{}.backward.{layer}", group.name());
+        Some(self.p.buffer(name, weights * self.element))
     }
 
     /// Everything behind the last layer, and the way back.
@@ -208,40 +289,40 @@ impl Builder<'_> {
             _ => LOSS_CHUNK.min(self.tokens),
         };
         let gathered = self.p.buffer("gathered", rows * hidden * self.element);
-        self.p.push(Op::Gather { x: last, out: gathered });
+        self.p.push("gather", Op::Gather { x: last, out: gathered });
         let h = self.p.buffer("norm", rows * hidden * self.element);
         let rstd = self.p.buffer("norm.rstd", rows * 4);
-        let logits = self.p.buffer("logits", chunk * vocab * 4);
+        let pitch = match self.target {
+            Target::Cpu { .. } => vocab,
+            Target::Cuda { .. } => logits_pitch(vocab),
+        };
+        let logits = self.p.buffer("logits", chunk * pitch * 4);
         let losses = self.p.buffer("losses", rows * 4);
-        self.p.push(Op::Norm { x: gathered, norm: Norm::Final, y: h, rstd });
+        self.p.push("norm", Op::Norm { x: gathered, norm: Norm::Final, y: h, rstd });
         match self.kind {
             Kind::Generate { .. } => {
-                self.p.push(Op::Logits { h, logits });
+                self.p.push("logits", Op::Logits { h, logits });
                 self.p.keep(logits);
             }
             Kind::Eval { .. } => {
-                self.p.push(Op::Loss { h, logits, losses, gradient: None });
+                self.p.push("loss", Op::Loss { h, logits, losses, gradient: None });
                 self.p.keep(losses);
             }
             Kind::Train { .. } => {
-                let dlogits = self.p.buffer("dlogits", chunk * vocab * self.element);
+                let dlogits = self.p.buffer("dlogits", chunk * pitch * self.element);
                 let dh = self.p.buffer("d_norm", rows * hidden * self.element);
                 let gradient = Some(LossGradient { dlogits, dh });
-                self.p.push(Op::Loss { h, logits, losses, gradient });
+                self.p.push("loss", Op::Loss { h, logits, losses, gradient });
                 self.p.keep(losses);
                 let dx = self.p.buffer("d_gathered", rows * hidden * self.element);
                 let norm = Norm::Final;
-                self.p.push(Op::Zero { x: dx });
-                self.p.push(Op::NormBackward {
-                    x: gathered,
-                    norm,
-                    rstd,
-                    dy: dh,
-                    dx,
-                    gathered: true,
-                });
+                self.p.push("norm.backward.zero", Op::Zero { x: dx });
+                self.p.push(
+                    "norm.backward",
+                    Op::NormBackward { x: gathered, norm, rstd, dy: dh, dx, gathered: true },
+                );
                 let d_residual = self.act("d_residual".into(), hidden);
-                self.p.push(Op::Scatter { x: dx, out: d_residual });
+                self.p.push("gather.backward", Op::Scatter { x: dx, out: d_residual });
                 self.backward(d_residual, saved);
             }
         }
@@ -261,8 +342,12 @@ impl Builder<'_> {
             .unwrap_or(0);
         for (i, saved) in saved.iter().enumerate().rev() {
             // The scratch is named anew for each layer, so that its lifetime stays short.
-            let stack = self.act(format!("stack.{i}"), columns);
-            let product = self.p.buffer(format!("product.{i}"), columns * widest * 4);
+            let (stack, splits) = match self.target {
+                Target::Cpu { .. } => (columns, 1),
+                Target::Cuda { splits, .. } => (0, splits),
+            };
+            let stack = self.act(format!("stack.{i}"), stack);
+            let product = self.p.buffer(format!("product.{i}"), splits * columns * widest * 4);
             let scratch = GradScratch { stack, product };
             self.mlp_backward(i, saved, d_residual, scratch);
             self.attention_backward(i, saved, d_residual, scratch);
@@ -275,7 +360,7 @@ impl Builder<'_> {
         let u =
             self.linears_backward(i, Group::Down, &[d_residual], saved.v_down, Some(dh), scratch);
         let (gate, up) = (saved.gate, saved.up);
-        self.p.push(Op::SwigluBackward { gate, up, dh });
+        self.p.push(op_name(i, "swiglu.backward"), Op::SwigluBackward { gate, up, dh });
         // dh now holds the SwiGLU product again, gate and up their gradients.
         self.grad_down(i, Group::Down, u, dh, scratch);
 
@@ -284,10 +369,12 @@ impl Builder<'_> {
         let u = self.linears_backward(i, Group::GateUp, &[gate, up], v, Some(dx), scratch);
         let (x, rstd, norm) = (saved.residual_mid, saved.rstd_mid, Norm::PostAttention(i));
         if u.is_some() {
-            let h = self.norm_again(format!("post_attention_layernorm_again.{i}"), x, norm);
+            let h = self.norm_again(i, "post_attention_layernorm", x, norm);
             self.grad_down(i, Group::GateUp, u, h, scratch);
         }
-        self.p.push(Op::NormBackward { x, norm, rstd, dy: dx, dx: d_residual, gathered: false });
+        let name = op_name(i, "post_attention_layernorm.backward");
+        let dy = dx;
+        self.p.push(name, Op::NormBackward { x, norm, rstd, dy, dx: d_residual, gathered: false });
     }
 
     fn attention_backward(
@@ -311,26 +398,21 @@ impl Builder<'_> {
             .map(|linear| self.act(format!("d_{}.{i}", linear.name()), self.out_features(linear)));
         let (o, dqk) = (saved.o, Op::RopeBackward { dq, dk });
         let grad = AttentionBackward { q, k, v, o, lse, d_o, delta, dq, dk, dv };
-        self.p.push(Op::AttentionBackward(grad));
-        self.p.push(dqk);
+        self.p.push(op_name(i, "attention.backward"), Op::AttentionBackward(grad));
+        self.p.push(op_name(i, "rope.backward"), dqk);
 
         // Nothing below the first layer has a gradient: its dx is not made.
         let dx = (i > 0).then(|| self.act(format!("d_input_layernorm.{i}"), config.hidden_size));
         let u = self.linears_backward(i, Group::Qkv, &[dq, dk, dv], saved.v_qkv, dx, scratch);
         let (x, rstd, norm) = (saved.residual, saved.rstd, Norm::Input(i));
         if u.is_some() {
-            let h = self.norm_again(format!("input_layernorm_again.{i}"), x, norm);
+            let h = self.norm_again(i, "input_layernorm", x, norm);
             self.grad_down(i, Group::Qkv, u, h, scratch);
         }
         if let Some(dx) = dx {
-            self.p.push(Op::NormBackward {
-                x,
-                norm,
-                rstd,
-                dy: dx,
-                dx: d_residual,
-                gathered: false,
-            });
+            let (dy, dx) = (dx, d_residual);
+            let name = op_name(i, "input_layernorm.backward");
+            self.p.push(name, Op::NormBackward { x, norm, rstd, dy, dx, gathered: false });
         }
     }
 
@@ -348,13 +430,19 @@ impl Builder<'_> {
             let columns = (self.columns)(layer, group);
             let u = self.act(format!("lora_u.{group:?}.{layer}"), columns);
             for (&linear, &dy) in group.linears().iter().zip(dy) {
-                self.p.push(Op::LoraDownBackward { layer, linear, dy, u });
-                self.p.push(Op::LoraGradUp { layer, linear, v, dy, scratch });
+                let name = |part: &str| op_name(layer, &format!("{}.{part}", linear.name()));
+                let down = Op::LoraDownBackward { layer, linear, dy, u };
+                self.p.push(name("lora_down.backward"), down);
+                let grad = Op::LoraGradUp { layer, linear, v, dy, scratch };
+                self.p.push(name("lora_grad_b"), grad);
             }
             u
         });
         if let Some(dx) = dx {
-            self.p.push(Op::LinearBackward { layer, group, dy: dy.to_vec(), u, dx });
+            let scratch = self.backward_scratch(layer, group);
+            let name = op_name(layer, &format!("{}.backward", group.name()));
+            let dy = dy.to_vec();
+            self.p.push(name, Op::LinearBackward { layer, group, dy, u, dx, scratch });
         }
         u
     }
@@ -368,14 +456,21 @@ impl Builder<'_> {
         scratch: GradScratch,
     ) {
         if let Some(u) = u {
-            self.p.push(Op::LoraGradDown { layer, group, u, x, scratch });
+            let name = op_name(layer, &format!("{}.lora_grad_a", group.name()));
+            self.p.push(name, Op::LoraGradDown { layer, group, u, x, scratch });
         }
     }
 
-    fn norm_again(&mut self, name: String, x: Buffer, norm: Norm) -> Buffer {
-        let rstd = self.stat(format!("{name}.rstd"), 1);
-        let y = self.act(name, self.config.hidden_size);
-        self.p.push(Op::Norm { x, norm, y, rstd });
+    fn norm_again(&mut self, layer: usize, part: &str, x: Buffer, norm: Norm) -> Buffer {
+        let op = op_name(layer, &format!("{part}.again"));
+        let rstd = self.stat(format!("{op}.rstd"), 1);
+        let y = self.act(op.clone(), self.config.hidden_size);
+        self.p.push(op, Op::Norm { x, norm, y, rstd });
         y
     }
+}
+
+/// `layers.3.attention`.
+fn op_name(layer: usize, part: &str) -> String {
+    format!("layers.{layer}.{part}")
 }

@@ -4,6 +4,7 @@
 //! A's of linears that share an input stacked. It is written anew after each update.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::config::{Linear, LlamaConfig};
 use super::program::Group;
@@ -76,15 +77,28 @@ impl Slot {
     }
 }
 
-/// The whole adapter's layout, and its working copy.
-pub struct AdapterCopy<E> {
+/// Where all of an adapter lies.
+#[derive(Clone, Debug)]
+pub struct AdapterLayout {
     pub scale: f32,
     groups: Vec<[GroupLayout; 4]>,
-    data: Vec<E>,
+    /// Elements of the working copy.
+    pub len: usize,
 }
 
-impl<E: Element> AdapterCopy<E> {
-    /// Lays out `adapter` for a model and copies its parameters.
+/// A matrix `[rows, cols]` in the flat parameters, from element `from` on without gaps, and its place in the
+/// working copy, from `to` on, whose rows lie `pitch` apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    pub from: usize,
+    pub to: usize,
+    pub rows: usize,
+    pub cols: usize,
+    pub pitch: usize,
+}
+
+impl AdapterLayout {
+    /// Lays out `adapter` for a model.
     pub fn new(config: &LlamaConfig, adapter: &Adapter) -> Result<Self, LayoutError> {
         let mut by_path: HashMap<&str, &LoraModule> =
             adapter.modules.iter().map(|module| (module.path.as_str(), module)).collect();
@@ -115,33 +129,7 @@ impl<E: Element> AdapterCopy<E> {
         if let Some(path) = by_path.into_keys().min() {
             return Err(LayoutError::UnknownModule { path: path.to_string() });
         }
-        let mut copy =
-            Self { scale: adapter.config.scale(), groups, data: vec![E::from_f32(0.0); len] };
-        copy.update(&adapter.params);
-        Ok(copy)
-    }
-
-    /// Rounds the flat f32 parameters into the working copy.
-    pub fn update(&mut self, params: &[f32]) {
-        for layouts in &self.groups {
-            for layout in layouts {
-                for (_, slot) in &layout.slots {
-                    let LoraModule { in_features, out_features, a, b, .. } = slot.module;
-                    let (r, padded) = (slot.r, slot.padded());
-                    let target = &mut self.data[layout.a + slot.column * in_features..];
-                    for (to, from) in target.iter_mut().zip(&params[a..a + r * in_features]) {
-                        *to = E::from_f32(*from);
-                    }
-                    let target = &mut self.data[slot.b..slot.b + out_features * padded];
-                    let source = params[b..b + out_features * r].chunks_exact(r);
-                    for (to, from) in target.chunks_exact_mut(padded).zip(source) {
-                        for (to, from) in to.iter_mut().zip(from) {
-                            *to = E::from_f32(*from);
-                        }
-                    }
-                }
-            }
-        }
+        Ok(Self { scale: adapter.config.scale(), groups, len })
     }
 
     /// The layout of one group.
@@ -149,20 +137,101 @@ impl<E: Element> AdapterCopy<E> {
         &self.groups[layer][group as usize]
     }
 
+    /// The slot of a linear if it is adapted, and the pitch of V and U of its group.
+    pub fn slot(&self, layer: usize, linear: Linear) -> Option<(&Slot, usize)> {
+        let group = self.group(layer, Group::of(linear));
+        Some((group.slot(linear)?, group.columns))
+    }
+
+    /// The stacked A's `[columns, in]` of a group in the working copy.
+    pub fn a(&self, layer: usize, group: Group, n_in: usize) -> Range<usize> {
+        let layout = self.group(layer, group);
+        layout.a..layout.a + layout.columns * n_in
+    }
+
+    /// A slot's A `[padded, in]` in the working copy.
+    pub fn slot_a(&self, layer: usize, group: Group, slot: &Slot, n_in: usize) -> Range<usize> {
+        let start = self.group(layer, group).a + slot.column * n_in;
+        start..start + slot.padded() * n_in
+    }
+
+    /// A slot's B `[out, padded]` in the working copy.
+    pub fn slot_b(&self, slot: &Slot) -> Range<usize> {
+        slot.b..slot.b + slot.module.out_features * slot.padded()
+    }
+
+    /// Every A and B: where the parameters go in the working copy.
+    pub fn placed(&self) -> impl Iterator<Item = Placed> {
+        let layouts = self.groups.iter().flatten();
+        let slots =
+            layouts.flat_map(|layout| layout.slots.iter().map(move |(_, slot)| (layout, slot)));
+        slots.flat_map(|(layout, slot)| {
+            let LoraModule { in_features, out_features, a, b, .. } = slot.module;
+            let to = layout.a + slot.column * in_features;
+            [
+                Placed { from: a, to, rows: slot.r, cols: in_features, pitch: in_features },
+                Placed {
+                    from: b,
+                    to: slot.b,
+                    rows: out_features,
+                    cols: slot.r,
+                    pitch: slot.padded(),
+                },
+            ]
+        })
+    }
+}
+
+/// The adapter's working copy in host memory.
+pub struct AdapterCopy<E> {
+    pub layout: AdapterLayout,
+    data: Vec<E>,
+}
+
+impl<E: Element> AdapterCopy<E> {
+    /// Lays out `adapter` for a model and copies its parameters.
+    pub fn new(config: &LlamaConfig, adapter: &Adapter) -> Result<Self, LayoutError> {
+        let layout = AdapterLayout::new(config, adapter)?;
+        let mut copy = Self { data: vec![E::from_f32(0.0); layout.len], layout };
+        copy.update(&adapter.params);
+        Ok(copy)
+    }
+
+    /// Rounds the flat f32 parameters into the working copy.
+    pub fn update(&mut self, params: &[f32]) {
+        for Placed { from, to, rows, cols, pitch } in self.layout.placed() {
+            let source = params[from..from + rows * cols].chunks_exact(cols);
+            for (to, from) in self.data[to..].chunks_mut(pitch).zip(source) {
+                for (to, from) in to.iter_mut().zip(from) {
+                    *to = E::from_f32(*from);
+                }
+            }
+        }
+    }
+
+    /// All of it.
+    pub fn as_slice(&self) -> &[E] {
+        &self.data
+    }
+
+    /// The layout of one group.
+    pub fn group(&self, layer: usize, group: Group) -> &GroupLayout {
+        self.layout.group(layer, group)
+    }
+
     /// The stacked A's `[columns, in]` of a group.
     pub fn a(&self, layer: usize, group: Group, n_in: usize) -> &[E] {
-        let layout = self.group(layer, group);
-        &self.data[layout.a..layout.a + layout.columns * n_in]
+        &self.data[self.layout.a(layer, group, n_in)]
     }
 
     /// A slot's A `[padded, in]`.
     pub fn slot_a(&self, layer: usize, group: Group, slot: &Slot, n_in: usize) -> &[E] {
-        &self.a(layer, group, n_in)[slot.column * n_in..(slot.column + slot.padded()) * n_in]
+        &self.data[self.layout.slot_a(layer, group, slot, n_in)]
     }
 
     /// A slot's B `[out, padded]`.
     pub fn slot_b(&self, slot: &Slot) -> &[E] {
-        &self.data[slot.b..slot.b + slot.module.out_features * slot.padded()]
+        &self.data[self.layout.slot_b(slot)]
     }
 }
 

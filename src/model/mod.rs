@@ -3,6 +3,9 @@
 pub mod batch;
 pub mod cache;
 pub mod config;
+pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod dispatch;
 pub mod engine;
 pub mod error;
@@ -14,6 +17,7 @@ pub mod hub;
 pub mod kv_cache;
 pub mod llama;
 pub mod load;
+pub mod loaded;
 pub mod lora_layout;
 mod parts;
 pub mod program;
@@ -28,3 +32,4 @@ pub use dispatch::{Dispatch, LinearDispatch};
 pub use engine::{Engine, EngineError};
 pub use error::Error;
 pub use load::{LoadOptions, load};
+pub use loaded::Loaded;

@@ -28,6 +28,16 @@ impl Group {
         }
     }
 
+    /// Its name in the names of ops.
+    pub fn name(self) -> &'static str {
+        match self {
+            Group::Qkv => "qkv",
+            Group::O => "o",
+            Group::GateUp => "gate_up",
+            Group::Down => "down",
+        }
+    }
+
     /// The group that a linear belongs to.
     pub fn of(linear: Linear) -> Group {
         match linear {
@@ -61,8 +71,15 @@ pub enum Op {
     AddNorm { x: Buffer, residual: Buffer, out: Buffer, norm: Norm, y: Buffer, rstd: Buffer },
     /// v = s·x·Aᵀ for every adapter of the group
     LoraDown { layer: usize, group: Group, x: Buffer, v: Buffer },
-    /// y = x·Wᵀ (+ v·Bᵀ)
-    Linear { layer: usize, linear: Linear, x: Buffer, v: Option<Buffer>, y: Buffer },
+    /// y = x·Wᵀ (+ v·Bᵀ); `scratch` holds W decoded, where the device takes that way
+    Linear {
+        layer: usize,
+        linear: Linear,
+        x: Buffer,
+        v: Option<Buffer>,
+        y: Buffer,
+        scratch: Option<Buffer>,
+    },
     /// q, k rotated in place by their positions
     Rope { q: Buffer, k: Buffer },
     /// o = softmax(q·kᵀ)·v within documents, causal; keeps the log-sum-exp
@@ -89,8 +106,15 @@ pub enum Op {
     LoraGradUp { layer: usize, linear: Linear, v: Buffer, dy: Buffer, scratch: GradScratch },
     /// dA += uᵀ·x for every adapter of the group
     LoraGradDown { layer: usize, group: Group, u: Buffer, x: Buffer, scratch: GradScratch },
-    /// dx = Σ over the group of dy·W (+ u·A)
-    LinearBackward { layer: usize, group: Group, dy: Vec<Buffer>, u: Option<Buffer>, dx: Buffer },
+    /// dx = Σ over the group of dy·W (+ u·A); `scratch` holds the W's decoded, one behind the other
+    LinearBackward {
+        layer: usize,
+        group: Group,
+        dy: Vec<Buffer>,
+        u: Option<Buffer>,
+        dx: Buffer,
+        scratch: Option<Buffer>,
+    },
     /// gate → dgate, up → dup, dh → h, in place
     SwigluBackward { gate: Buffer, up: Buffer, dh: Buffer },
     /// dq, dk, dv from d_o
@@ -161,7 +185,9 @@ impl Op {
             Op::Norm { x, y, rstd, .. } => vec![*x, *y, *rstd],
             Op::AddNorm { x, residual, out, y, rstd, .. } => vec![*x, *residual, *out, *y, *rstd],
             Op::LoraDown { x, v, .. } => vec![*x, *v],
-            Op::Linear { x, v, y, .. } => [*x, *y].into_iter().chain(*v).collect(),
+            Op::Linear { x, v, y, scratch, .. } => {
+                [*x, *y].into_iter().chain(*v).chain(*scratch).collect()
+            }
             Op::Rope { q, k } => vec![*q, *k],
             Op::Attention { q, k, v, o, lse } => vec![*q, *k, *v, *o, *lse],
             Op::CachedAttention { q, k, v, o, .. } => vec![*q, *k, *v, *o],
@@ -179,8 +205,8 @@ impl Op {
                 vec![*v, *dy, scratch.stack, scratch.product]
             }
             Op::LoraGradDown { u, x, scratch, .. } => vec![*u, *x, scratch.stack, scratch.product],
-            Op::LinearBackward { dy, u, dx, .. } => {
-                dy.iter().copied().chain(*u).chain([*dx]).collect()
+            Op::LinearBackward { dy, u, dx, scratch, .. } => {
+                dy.iter().copied().chain(*u).chain([*dx]).chain(*scratch).collect()
             }
             Op::SwigluBackward { gate, up, dh } => vec![*gate, *up, *dh],
             Op::AttentionBackward(a) => {
@@ -195,6 +221,8 @@ impl Op {
 #[derive(Clone, Debug, Default)]
 pub struct Program {
     pub ops: Vec<Op>,
+    /// A name of its own for each op: `layers.3.attention.backward`.
+    names: Vec<String>,
     buffers: Vec<(String, usize)>,
     /// Buffers that the caller reads after the last op.
     results: Vec<Buffer>,
@@ -207,9 +235,15 @@ impl Program {
         Buffer(self.buffers.len() - 1)
     }
 
-    /// Appends an op.
-    pub fn push(&mut self, op: Op) {
+    /// Appends an op under a name that no other has.
+    pub fn push(&mut self, name: impl Into<String>, op: Op) {
+        self.names.push(name.into());
         self.ops.push(op);
+    }
+
+    /// The ops' names, in the order in which they run.
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
     /// Keeps a buffer alive past the last op.

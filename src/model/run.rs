@@ -48,7 +48,7 @@ impl<E: GemmElement> Run<'_, E> {
                 self.add_norm(x, residual, out, norm, y, rstd)
             }
             Op::LoraDown { layer, group, x, v } => self.lora_down(layer, group, x, v),
-            Op::Linear { layer, linear, x, v, y } => self.linear(layer, linear, x, v, y),
+            Op::Linear { layer, linear, x, v, y, .. } => self.linear(layer, linear, x, v, y),
             Op::Rope { q, k } => self.rope(q, k, rope::forward::<E>),
             Op::RopeBackward { dq, dk } => self.rope(dq, dk, rope::backward::<E>),
             Op::Attention { q, k, v, o, lse } => self.attention(q, k, v, o, lse),
@@ -83,7 +83,7 @@ impl<E: GemmElement> Run<'_, E> {
             Op::LoraGradDown { layer, group, u, x, scratch } => {
                 self.lora_grad_down(layer, group, u, x, scratch)
             }
-            Op::LinearBackward { layer, group, ref dy, u, dx } => {
+            Op::LinearBackward { layer, group, ref dy, u, dx, .. } => {
                 self.linear_backward(layer, group, dy, u, dx)
             }
             Op::AttentionBackward(buffers) => self.attention_backward(buffers),

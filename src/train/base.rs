@@ -7,9 +7,11 @@ use super::device::{Device, Request};
 use crate::Error;
 use crate::adapter::BaseModel;
 use crate::device::cpu::Cpu;
+#[cfg(feature = "cuda")]
+use crate::model::cuda::Gpu;
 use crate::model::tokenizer::TextTokenizer;
 use crate::model::weights::Weights;
-use crate::model::{self, LoadOptions};
+use crate::model::{self, LoadOptions, Loaded};
 use crate::progress::Report;
 
 /// Everything that training, evaluation and generation share.
@@ -18,6 +20,9 @@ pub struct Base {
     /// What computes.
     pub device: Device,
     pub weights: Arc<Weights>,
+    /// The weights on the GPU that computes, if one does.
+    #[cfg(feature = "cuda")]
+    pub gpu: Option<Gpu>,
     pub tokenizer: TextTokenizer,
     /// As given.
     pub path: PathBuf,
@@ -42,7 +47,26 @@ impl Base {
         tokenizer.check_vocab(weights.config.vocab_size)?;
         let name = path.display().to_string();
         let (weights, path) = (Arc::new(weights), path.into());
-        Ok(Self { cpu, device, weights, tokenizer, path, name })
+        Ok(Self {
+            cpu,
+            device,
+            weights,
+            #[cfg(feature = "cuda")]
+            gpu: None,
+            tokenizer,
+            path,
+            name,
+        })
+    }
+
+    /// What engines are made from.
+    pub fn model(&self) -> Loaded {
+        Loaded {
+            cpu: self.cpu.clone(),
+            weights: self.weights.clone(),
+            #[cfg(feature = "cuda")]
+            gpu: self.gpu.clone(),
+        }
     }
 
     /// What an adapter trained on this base says about it.

@@ -59,6 +59,7 @@ impl EvaluateError {
                 "lower eval.max_new_tokens, shorten the rows, or turn eval.exact_match off".into(),
             ),
             Self::Tokenizer(e) => e.hint(),
+            Self::Engine(e) | Self::Generate(GenerateError::Engine(e)) => e.hint(),
             Self::Loss { .. } => {
                 Some("the model or the adapter is damaged, or compute_dtype is too narrow".into())
             }
@@ -194,7 +195,7 @@ fn losses<E: GemmElement>(
     if most == 0 {
         return Ok(sums);
     }
-    let mut evaluator = Evaluator::<E>::new(base.cpu.clone(), base.weights.clone(), adapter, most)?;
+    let mut evaluator = Evaluator::<E>::new(&base.model(), adapter, most)?;
     let total = batches.len() as u64;
     for (i, batch) in batches.iter().enumerate() {
         report(Progress { stage: "measuring the loss", done: i as u64, total, unit: "batches" });
@@ -227,8 +228,7 @@ fn answers<E: GemmElement>(
     let capacity =
         (longest + options.max_new_tokens).min(base.weights.config.max_position_embeddings);
     let at_once = options.batch_rows.min(rows.len()).max(1);
-    let (cpu, weights) = (base.cpu.clone(), base.weights.clone());
-    let mut generator = Generator::<E>::new(cpu, weights, adapter, at_once, capacity)?;
+    let mut generator = Generator::<E>::new(&base.model(), adapter, at_once, capacity)?;
     let limits = Limits {
         max_new_tokens: options.max_new_tokens,
         stop_ids: base.tokenizer.stop_ids(),

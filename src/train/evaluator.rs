@@ -1,14 +1,11 @@
 //! Losses without gradients: perplexity before, during and after a run.
 
-use std::sync::Arc;
-
 use crate::adapter::Adapter;
-use crate::device::cpu::{Cpu, GemmElement};
+use crate::device::cpu::GemmElement;
 use crate::device::memory::Placement;
 use crate::model::batch::MicroBatch;
 use crate::model::llama::Kind;
-use crate::model::weights::Weights;
-use crate::model::{Engine, EngineError};
+use crate::model::{Engine, EngineError, Loaded};
 
 /// A model that only computes losses; it keeps no activations for a backward pass.
 pub struct Evaluator<E> {
@@ -18,13 +15,12 @@ pub struct Evaluator<E> {
 impl<E: GemmElement> Evaluator<E> {
     /// Plans memory for micro-batches of at most `tokens` tokens.
     pub fn new(
-        cpu: Arc<Cpu>,
-        weights: Arc<Weights>,
+        model: &Loaded,
         adapter: Option<&Adapter>,
         tokens: usize,
     ) -> Result<Self, EngineError> {
         let kind = Kind::Eval { tokens };
-        Ok(Self { engine: Engine::new(cpu, weights, adapter, kind, Placement::Packed)? })
+        Ok(Self { engine: Engine::new(model, adapter, kind, Placement::Packed)? })
     }
 
     /// −log p (nats) of each loss position of a micro-batch, in its order.

@@ -33,7 +33,7 @@ impl ProofError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         let text = match self {
-            Self::Engine(_) => return None,
+            Self::Engine(e) => return e.hint(),
             Self::Logits { .. } => "the base model's weights are damaged",
             Self::DeadTensor { tensor, .. } if is_score(tensor) => {
                 "either every document repeats one token, so that attention has nothing to \
@@ -80,9 +80,9 @@ fn logits<E: GemmElement>(
     let n = tokens.len();
     let longest = documents.iter().map(|d| d.len()).max().unwrap_or(0);
     let kind = Kind::Generate { tokens: n, rows: n };
-    let (cpu, weights) = (base.cpu.clone(), base.weights.clone());
-    let mut engine = Engine::<E>::new(cpu, weights, adapter, kind, Placement::Packed)?;
-    let mut cache = KvCache::<E>::new(&base.weights.config, documents.len(), longest);
+    let model = base.model();
+    let mut engine = Engine::<E>::new(&model, adapter, kind, Placement::Packed)?;
+    let mut cache = KvCache::<E>::new(&model, documents.len(), longest)?;
     let position_ids: Vec<u32> = documents.iter().flat_map(|d| 0..d.len() as u32).collect();
     let positions: Vec<u32> = (0..n as u32).collect();
     let mut cu_seqlens = vec![0];

@@ -301,15 +301,14 @@ fn go<E: GemmElement>(
         },
         placement: Placement::Packed,
     };
-    let (cpu, weights) = (base.cpu.clone(), base.weights.clone());
-    let mut trainer = Trainer::<E>::new(cpu, weights, adapter, trainer_options)
+    let mut trainer = Trainer::<E>::new(&base.model(), adapter, trainer_options)
         .map_err(|error| training.halted(error.into()))?;
     let schedule = Schedule::new(&run.train, total);
     tracing::info!("{total} updates, {} bytes of working memory", trainer.planned_bytes());
     // Whatever fails from here on: what was trained is saved, drawn and summed up first.
     let mut failure = training.train(&run, &dataset, first, &schedule, &mut trainer, watch).err();
-    failure = failure.or(training.finish(&trainer, &base.weights.config).err());
-    let adapter = trainer.adapter().clone();
+    failure = failure.or(training.finish(&mut trainer, &base.weights.config).err());
+    let adapter = trainer.last_adapter().clone();
     // Its memory is not needed while answers are generated.
     drop(trainer);
     let mut after = None;

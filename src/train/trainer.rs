@@ -8,9 +8,8 @@ use crate::device::cpu::{Cpu, GemmElement};
 use crate::device::memory::Placement;
 use crate::model::batch::MicroBatch;
 use crate::model::llama::Kind;
-use crate::model::weights::Weights;
-use crate::model::{Engine, EngineError};
-use crate::ops::{ShapeError, adamw, reduce};
+use crate::model::{Engine, EngineError, Loaded};
+use crate::ops::{adamw, reduce};
 
 /// What stays the same from step to step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,8 +46,6 @@ pub struct StepReport {
 pub enum StepError {
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("updating the adapter: {0}")]
-    Shape(#[from] ShapeError),
     #[error("step {step} has no loss token")]
     NoLossTokens { step: u64 },
     #[error(
@@ -72,19 +69,19 @@ impl StepError {
             StepError::Loss { .. } | StepError::Gradient { .. } | StepError::Parameter { .. } => {
                 "a lower learning_rate or max_grad_norm, or compute_dtype = \"f32\", usually helps"
             }
-            _ => return None,
+            StepError::Engine(error) => return error.hint(),
         };
         Some(text.to_string())
     }
 }
 
-/// Holds the adapter's f32 master parameters and its optimizer state.
+/// Drives an engine that trains, and holds the adapter.
 pub struct Trainer<E> {
     cpu: Arc<Cpu>,
     engine: Engine<E>,
     adapter: Adapter,
-    m: Vec<f32>,
-    v: Vec<f32>,
+    /// The engine's parameters are newer than `adapter`.
+    stale: bool,
     options: TrainerOptions,
     step: u64,
 }
@@ -92,19 +89,26 @@ pub struct Trainer<E> {
 impl<E: GemmElement> Trainer<E> {
     /// Plans and allocates everything before step 0.
     pub fn new(
-        cpu: Arc<Cpu>,
-        weights: Arc<Weights>,
+        model: &Loaded,
         adapter: Adapter,
         options: TrainerOptions,
     ) -> Result<Self, EngineError> {
         let kind = Kind::Train { tokens: options.micro_batch_tokens };
-        let engine = Engine::new(cpu.clone(), weights, Some(&adapter), kind, options.placement)?;
-        let state = vec![0.0; adapter.params.len()];
-        Ok(Self { cpu, engine, m: state.clone(), v: state, adapter, options, step: 0 })
+        let engine = Engine::new(model, Some(&adapter), kind, options.placement)?;
+        Ok(Self { cpu: model.cpu.clone(), engine, adapter, stale: false, options, step: 0 })
     }
 
     /// The adapter as it is now.
-    pub fn adapter(&self) -> &Adapter {
+    pub fn adapter(&mut self) -> Result<&Adapter, EngineError> {
+        if self.stale {
+            self.engine.read_params(&mut self.adapter.params)?;
+            self.stale = false;
+        }
+        Ok(&self.adapter)
+    }
+
+    /// The adapter as it was last read or saved: all there is when the device has failed.
+    pub fn last_adapter(&self) -> &Adapter {
         &self.adapter
     }
 
@@ -124,7 +128,7 @@ impl<E: GemmElement> Trainer<E> {
     }
 
     /// The gradients of the last step before clipping, laid out as the adapter's parameters.
-    pub fn gradients(&mut self) -> &[f32] {
+    pub fn gradients(&mut self) -> Result<&[f32], EngineError> {
         self.engine.grads()
     }
 
@@ -140,7 +144,7 @@ impl<E: GemmElement> Trainer<E> {
             return Err(StepError::NoLossTokens { step });
         }
         let loss_scale = (1.0 / loss_tokens as f64) as f32;
-        self.engine.grads().fill(0.0);
+        self.engine.zero_grads()?;
         let mut loss = 0.0;
         for (i, batch) in batches.iter().enumerate() {
             self.engine.run(batch, loss_scale)?;
@@ -167,7 +171,8 @@ impl<E: GemmElement> Trainer<E> {
     }
 
     /// Every parameter of the adapter is finite; `step` is for the error.
-    pub fn check_parameters(&self, step: u64) -> Result<(), StepError> {
+    pub fn check_parameters(&mut self, step: u64) -> Result<(), StepError> {
+        self.adapter()?;
         match reduce::first_non_finite(&self.cpu, &self.adapter.params) {
             None => Ok(()),
             Some(index) => {
@@ -179,17 +184,13 @@ impl<E: GemmElement> Trainer<E> {
 
     /// Clips and applies the accumulated gradients. Returns their norm.
     fn update(&mut self, step: u64, lr: f64) -> Result<f64, StepError> {
-        let grads = self.engine.grads();
-        if let Some(index) = reduce::first_non_finite(&self.cpu, grads) {
+        let TrainerOptions { beta1, beta2, eps, weight_decay, max_grad_norm, .. } = self.options;
+        let hyper = adamw::Hyper { lr, beta1, beta2, eps, weight_decay, step };
+        let update = self.engine.update(&hyper, max_grad_norm, &mut self.adapter.params)?;
+        if let Some(index) = update.non_finite {
             return Err(StepError::Gradient { step, tensor: self.adapter.tensor_at(index) });
         }
-        let grad_norm = reduce::sum_of_squares(&self.cpu, grads).sqrt();
-        let scale = reduce::clip_scale(grad_norm, self.options.max_grad_norm);
-        let TrainerOptions { beta1, beta2, eps, weight_decay, .. } = self.options;
-        let hyper = adamw::Hyper { lr, beta1, beta2, eps, weight_decay, step };
-        let params = &mut self.adapter.params;
-        adamw::step(&self.cpu, &hyper, scale, params, grads, &mut self.m, &mut self.v)?;
-        self.engine.set_params(&self.adapter.params);
-        Ok(grad_norm)
+        self.stale = true;
+        Ok(update.grad_norm)
     }
 }

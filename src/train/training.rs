@@ -103,7 +103,7 @@ impl Training {
         trainer: &mut Trainer<E>,
         watch: &Watch,
     ) -> Result<(), Error> {
-        let mut gradients = GradientWatch::new(trainer.adapter());
+        let mut gradients = GradientWatch::new(trainer.adapter()?);
         let mut first = Some(first);
         for e in 0.. {
             if trainer.steps() == schedule.total {
@@ -137,14 +137,14 @@ impl Training {
                 self.batches += group.len() as u64;
                 self.dir.log_step(&report)?;
                 if !gradients.is_done() {
-                    gradients.saw(trainer.gradients(), lr, attends(group))?;
+                    gradients.saw(trainer.gradients()?, lr, attends(group))?;
                 }
                 tracing::debug!("{report:?}");
                 (watch.on_step)(&report, schedule.total);
                 let every = run.train.save_every;
                 if every > 0 && report.step % every == 0 && report.step < schedule.total {
                     trainer.check_parameters(report.step)?;
-                    self.save(trainer.adapter(), report.step)?;
+                    self.save(trainer.adapter()?, report.step)?;
                     tracing::info!("step {}: adapter saved", report.step);
                 }
             }
@@ -158,7 +158,7 @@ impl Training {
     /// After the last update, whatever ended them: saves and checks the adapter, draws the plot.
     pub fn finish<E: GemmElement>(
         &mut self,
-        trainer: &Trainer<E>,
+        trainer: &mut Trainer<E>,
         model: &LlamaConfig,
     ) -> Result<(), Error> {
         let saved = self.save_last(trainer, model);
@@ -173,15 +173,16 @@ impl Training {
 
     fn save_last<E: GemmElement>(
         &mut self,
-        trainer: &Trainer<E>,
+        trainer: &mut Trainer<E>,
         model: &LlamaConfig,
     ) -> Result<(), Error> {
         // What is not finite never takes the place of what is.
         trainer.check_parameters(trainer.steps())?;
-        if self.saved != Some(trainer.steps()) {
-            self.save(trainer.adapter(), trainer.steps())?;
+        let steps = trainer.steps();
+        if self.saved != Some(steps) {
+            self.save(trainer.adapter()?, steps)?;
         }
-        check_saved(trainer.adapter(), &peft::load(&self.dir.adapter(), model)?)
+        check_saved(trainer.adapter()?, &peft::load(&self.dir.adapter(), model)?)
     }
 }
 

@@ -12,7 +12,7 @@ use dayrun::model::engine::Inputs;
 use dayrun::model::kv_cache::KvCache;
 use dayrun::model::llama::Kind;
 use dayrun::model::weights::Weights;
-use dayrun::model::{Engine, EngineError};
+use dayrun::model::{Engine, EngineError, Loaded};
 use half::bf16;
 
 use crate::common::{DType, Tol, assert_close, assert_same_bits};
@@ -28,7 +28,8 @@ pub fn losses<E: GemmElement>(
 ) -> Vec<f32> {
     let kind = Kind::Eval { tokens: batch.tokens.len().max(1) };
     let mut engine =
-        Engine::<E>::new(cpu.clone(), weights.clone(), adapter, kind, placement).unwrap();
+        Engine::<E>::new(&Loaded::on_cpu(cpu.clone(), weights.clone()), adapter, kind, placement)
+            .unwrap();
     engine.run(batch, 0.0).unwrap();
     engine.losses().to_vec()
 }
@@ -42,9 +43,14 @@ pub fn logits<E: GemmElement>(
 ) -> Vec<f32> {
     let n = tokens.len();
     let kind = Kind::Generate { tokens: n, rows: n };
-    let mut engine =
-        Engine::<E>::new(cpu.clone(), weights.clone(), adapter, kind, Placement::Separate).unwrap();
-    let mut cache = KvCache::<E>::new(&weights.config, 1, n);
+    let mut engine = Engine::<E>::new(
+        &Loaded::on_cpu(cpu.clone(), weights.clone()),
+        adapter,
+        kind,
+        Placement::Separate,
+    )
+    .unwrap();
+    let mut cache = KvCache::<E>::new(&Loaded::on_cpu(cpu.clone(), weights.clone()), 1, n).unwrap();
     let all: Vec<u32> = (0..n as u32).collect();
     let inputs = Inputs {
         tokens,
@@ -189,8 +195,7 @@ fn what_does_not_fit_is_an_error() {
     let weights = weights(64, true);
     let good = pack(&documents(&[4, 4], 1));
     let mut engine = Engine::<f32>::new(
-        cpu(),
-        weights.clone(),
+        &Loaded::on_cpu(cpu(), weights.clone()),
         None,
         Kind::Eval { tokens: 8 },
         Placement::Separate,
@@ -233,7 +238,13 @@ fn an_adapter_of_another_model_is_refused() {
     let wide = adapter(&crate::tiny::config(96, true), 4, &[Linear::Q], 1);
     let kind = Kind::Eval { tokens: 8 };
     let new = |adapter: &Adapter| {
-        Engine::<f32>::new(cpu(), weights.clone(), Some(adapter), kind, Placement::Packed).err()
+        Engine::<f32>::new(
+            &Loaded::on_cpu(cpu(), weights.clone()),
+            Some(adapter),
+            kind,
+            Placement::Packed,
+        )
+        .err()
     };
     let error = new(&wide).unwrap().to_string();
     assert_eq!(

@@ -2,6 +2,7 @@
 
 use dayrun::adapter::Adapter;
 use dayrun::device::cpu::GemmElement;
+use dayrun::model::Loaded;
 use dayrun::model::config::Linear;
 use dayrun::model::generate::{GenerateError, Generator, Limits, Sampling};
 use half::bf16;
@@ -19,7 +20,8 @@ fn generate<E: GemmElement>(
     max_new_tokens: usize,
 ) -> Vec<Vec<u32>> {
     let mut generator =
-        Generator::<E>::new(cpu(), weights(64, true), adapter, rows, capacity).unwrap();
+        Generator::<E>::new(&Loaded::on_cpu(cpu(), weights(64, true)), adapter, rows, capacity)
+            .unwrap();
     let limits = Limits { max_new_tokens, stop_ids: &[], stop: None };
     generator.generate(prompts, sampling, &limits, &mut |_, _| ()).unwrap()
 }
@@ -34,8 +36,13 @@ fn greedy_tokens_are_the_most_likely_of_full_forward_passes() {
     let model = Model::new::<f32>(&weights);
     let prompts = documents(&[5, 1, 30], 1);
     for cpu in cpus() {
-        let mut generator =
-            Generator::<f32>::new(cpu.clone(), weights.clone(), Some(&adapter), 2, 50).unwrap();
+        let mut generator = Generator::<f32>::new(
+            &Loaded::on_cpu(cpu.clone(), weights.clone()),
+            Some(&adapter),
+            2,
+            50,
+        )
+        .unwrap();
         let limits = Limits { max_new_tokens: 12, stop_ids: &[], stop: None };
         let answers =
             generator.generate(&prompts, &Sampling::GREEDY, &limits, &mut |_, _| ()).unwrap();
@@ -86,7 +93,8 @@ fn a_row_does_not_depend_on_the_others() {
 fn a_shared_beginning_changes_no_answer() {
     let adapter = adapter(&weights(64, true).config, 8, &Linear::ALL, 1);
     let mut generator =
-        Generator::<bf16>::new(cpu(), weights(64, true), Some(&adapter), 3, 400).unwrap();
+        Generator::<bf16>::new(&Loaded::on_cpu(cpu(), weights(64, true)), Some(&adapter), 3, 400)
+            .unwrap();
     let limits = Limits { max_new_tokens: 9, stop_ids: &[], stop: None };
     for (seed, shared) in [(1, 17), (2, 300), (3, 1)] {
         let beginning = documents(&[shared], seed).remove(0);
@@ -164,7 +172,8 @@ fn stops_limits_and_streams() {
     let prompts = documents(&[4, 6, 2], 4);
     let free = generate::<bf16>(None, 2, 30, &prompts, &Sampling::GREEDY, 20);
     let stop = free[1][7];
-    let mut generator = Generator::<bf16>::new(cpu(), weights(64, true), None, 2, 30).unwrap();
+    let mut generator =
+        Generator::<bf16>::new(&Loaded::on_cpu(cpu(), weights(64, true)), None, 2, 30).unwrap();
     let mut heard = vec![Vec::new(); 3];
     let limits = Limits { max_new_tokens: 20, stop_ids: &[stop], stop: None };
     let answers = generator
@@ -189,7 +198,8 @@ fn stops_limits_and_streams() {
 
 #[test]
 fn impossible_requests_are_errors() {
-    let mut generator = Generator::<f32>::new(cpu(), weights(64, true), None, 2, 30).unwrap();
+    let mut generator =
+        Generator::<f32>::new(&Loaded::on_cpu(cpu(), weights(64, true)), None, 2, 30).unwrap();
     let limits = Limits { max_new_tokens: 20, stop_ids: &[], stop: None };
     let mut run = |prompts: &[Vec<u32>]| {
         generator.generate(prompts, &Sampling::GREEDY, &limits, &mut |_, _| ()).unwrap_err()
@@ -210,7 +220,8 @@ fn impossible_requests_are_errors() {
         let mut adapter = adapter(&weights.config, 4, &[Linear::Down], 1);
         adapter.params[3] = bad;
         let mut generator =
-            Generator::<f32>::new(cpu(), weights.clone(), Some(&adapter), 2, 30).unwrap();
+            Generator::<f32>::new(&Loaded::on_cpu(cpu(), weights.clone()), Some(&adapter), 2, 30)
+                .unwrap();
         let error =
             generator.generate(&[vec![5]], &Sampling::GREEDY, &limits, &mut |_, _| ()).unwrap_err();
         assert!(matches!(error, GenerateError::NonFinite { row: 0 }), "{error}");

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use dayrun::adapter::Adapter;
 use dayrun::device::cpu::{Cpu, GemmElement};
 use dayrun::device::memory::Placement;
-use dayrun::model::Engine;
 use dayrun::model::batch::MicroBatch;
 use dayrun::model::config::Linear;
 use dayrun::model::llama::Kind;
 use dayrun::model::weights::Weights;
+use dayrun::model::{Engine, Loaded};
 use half::bf16;
 
 use crate::common::{DType, Rng, Tol, assert_close, assert_same_bits, dot, to_f64};
@@ -28,12 +28,17 @@ fn gradients<E: GemmElement>(
     let tokens = batches.iter().map(|batch| batch.tokens.len()).max().unwrap();
     let total: usize = batches.iter().map(|batch| batch.targets.len()).sum();
     let kind = Kind::Train { tokens };
-    let mut engine =
-        Engine::<E>::new(cpu.clone(), weights.clone(), Some(adapter), kind, placement).unwrap();
+    let mut engine = Engine::<E>::new(
+        &Loaded::on_cpu(cpu.clone(), weights.clone()),
+        Some(adapter),
+        kind,
+        placement,
+    )
+    .unwrap();
     for batch in batches {
         engine.run(batch, 1.0 / total as f32).unwrap();
     }
-    engine.grads().to_vec()
+    engine.grads().unwrap().to_vec()
 }
 
 /// The A and B ranges of every module, with names.

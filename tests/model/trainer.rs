@@ -3,6 +3,7 @@
 use dayrun::adapter::Adapter;
 use dayrun::device::cpu::{Cpu, GemmElement};
 use dayrun::device::memory::Placement;
+use dayrun::model::Loaded;
 use dayrun::model::batch::MicroBatch;
 use dayrun::model::config::Linear;
 use dayrun::train::{StepError, StepReport, Trainer, TrainerOptions};
@@ -30,9 +31,10 @@ fn steps<E: GemmElement>(
 ) -> (Vec<f64>, Adapter) {
     let weights = weights(64, true);
     let adapter = adapter(&weights.config, 8, &Linear::ALL, 1);
-    let mut trainer = Trainer::<E>::new(cpu.clone(), weights, adapter, options).unwrap();
+    let mut trainer =
+        Trainer::<E>::new(&Loaded::on_cpu(cpu.clone(), weights), adapter, options).unwrap();
     let losses = batches.iter().map(|batches| trainer.step(batches, 1e-3).unwrap().loss).collect();
-    (losses, trainer.adapter().clone())
+    (losses, trainer.adapter().unwrap().clone())
 }
 
 fn same_bits_everywhere<E: GemmElement>() {
@@ -73,16 +75,17 @@ fn a_step_reports_the_mean_over_all_loss_tokens_and_the_gradient_norm() {
         )));
     }
     let mean = all.iter().sum::<f64>() / all.len() as f64;
-    let mut trainer = Trainer::<f32>::new(cpu(), weights.clone(), adapter, OPTIONS).unwrap();
+    let mut trainer =
+        Trainer::<f32>::new(&Loaded::on_cpu(cpu(), weights.clone()), adapter, OPTIONS).unwrap();
     let StepReport { step, loss, lr, grad_norm, tokens, loss_tokens, .. } =
         trainer.step(&batches, 2e-3).unwrap();
     assert_eq!((step, lr, tokens, loss_tokens), (1, 2e-3, 162, all.len()));
     assert_close("loss", &[loss], &[mean], Tol::new(DType::F64).rounds(all.len()));
-    let grads = to_f64(trainer.gradients());
+    let grads = to_f64(trainer.gradients().unwrap());
     let norm = dot(&grads, &grads).sqrt();
     assert_close("grad_norm", &[grad_norm], &[norm], Tol::new(DType::F64).rounds(grads.len()));
     // The next step's loss is that of the adapter as it is now, not of the one before.
-    let moved = trainer.adapter().clone();
+    let moved = trainer.adapter().unwrap().clone();
     let want: f64 = batches
         .iter()
         .map(|b| losses::<f32>(&cpu(), &weights, Some(&moved), b, Placement::Packed))
@@ -93,9 +96,9 @@ fn a_step_reports_the_mean_over_all_loss_tokens_and_the_gradient_norm() {
     let report = trainer.step(&batches, 2e-3).unwrap();
     assert_eq!(report.step, 2);
     // Nothing of the first step's gradients is left in the second's.
-    let mut fresh = Trainer::<f32>::new(cpu(), weights, moved, OPTIONS).unwrap();
+    let mut fresh = Trainer::<f32>::new(&Loaded::on_cpu(cpu(), weights), moved, OPTIONS).unwrap();
     fresh.step(&batches, 2e-3).unwrap();
-    assert_same_bits("gradients", trainer.gradients(), fresh.gradients());
+    assert_same_bits("gradients", trainer.gradients().unwrap(), fresh.gradients().unwrap());
     assert_close("loss", &[report.loss], &[want], Tol::new(DType::F64).rounds(all.len()));
 }
 
@@ -105,11 +108,12 @@ fn a_step_reports_the_mean_over_all_loss_tokens_and_the_gradient_norm() {
 fn the_first_update_is_a_step_of_lr_against_the_gradient() {
     let weights = weights(64, true);
     let before = adapter(&weights.config, 8, &Linear::ALL, 3);
-    let mut trainer = Trainer::<f32>::new(cpu(), weights, before.clone(), OPTIONS).unwrap();
+    let mut trainer =
+        Trainer::<f32>::new(&Loaded::on_cpu(cpu(), weights), before.clone(), OPTIONS).unwrap();
     let lr = 1e-3;
     let report = trainer.step(&[pack(&documents(&[50, 50], 4))], lr).unwrap();
     let clip = (OPTIONS.max_grad_norm / (report.grad_norm + 1e-6)).min(1.0);
-    let grads = to_f64(trainer.gradients());
+    let grads = to_f64(trainer.gradients().unwrap());
     let want: Vec<f64> = (before.params.iter().zip(&grads))
         .map(|(&p, g)| {
             let g = g * clip;
@@ -118,7 +122,7 @@ fn the_first_update_is_a_step_of_lr_against_the_gradient() {
         .collect();
     // Parameters are below 2 and rounded once by the decay and once by the update.
     let tol = Tol::new(DType::F32).steps(4).magnitude(2.0);
-    assert_close("parameters", &trainer.adapter().params, &want, tol);
+    assert_close("parameters", &trainer.adapter().unwrap().params, &want, tol);
 }
 
 #[test]
@@ -142,11 +146,12 @@ fn a_failed_step_leaves_the_adapter_as_it_was() {
         let mut adapter = adapter(&weights.config, 8, &Linear::ALL, 4);
         adapter.params[place] = value;
         let mut trainer =
-            Trainer::<f32>::new(cpu(), weights.clone(), adapter.clone(), OPTIONS).unwrap();
+            Trainer::<f32>::new(&Loaded::on_cpu(cpu(), weights.clone()), adapter.clone(), OPTIONS)
+                .unwrap();
         let error = trainer.step(std::slice::from_ref(&good), 1e-3).unwrap_err();
         let StepError::Parameter { step: 1, tensor, .. } = &error else { panic!("{error}") };
         assert!(*tensor == adapter.tensor_at(place) && error.hint().is_some(), "{error}");
-        assert_same_bits("parameters", &trainer.adapter().params, &adapter.params);
+        assert_same_bits("parameters", &trainer.adapter().unwrap().params, &adapter.params);
         assert_eq!(trainer.steps(), 0);
     }
     // Finite losses, but a gradient that overflows: the tensor is named.
@@ -155,11 +160,12 @@ fn a_failed_step_leaves_the_adapter_as_it_was() {
     adapter.params[huge.clone()].fill(0.0);
     let b = adapter.modules[1].b_range(8);
     adapter.params[b].fill(3e38);
-    let mut trainer = Trainer::<f32>::new(cpu(), weights, adapter.clone(), OPTIONS).unwrap();
+    let mut trainer =
+        Trainer::<f32>::new(&Loaded::on_cpu(cpu(), weights), adapter.clone(), OPTIONS).unwrap();
     let error = trainer.step(std::slice::from_ref(&good), 1e-3).unwrap_err();
     let StepError::Gradient { step: 1, tensor } = &error else { panic!("{error}") };
     assert_eq!(*tensor, adapter.tensor_at(huge.start), "{error}");
-    assert_same_bits("parameters", &trainer.adapter().params, &adapter.params);
+    assert_same_bits("parameters", &trainer.adapter().unwrap().params, &adapter.params);
 }
 
 #[test]
@@ -170,7 +176,10 @@ fn a_good_step_after_a_failed_one_is_as_if_nothing_had_been() {
     let mut bad = good.clone();
     bad[0].targets[3] = 259;
     let masked = MicroBatch { loss_positions: vec![], targets: vec![], ..good[0].clone() };
-    let new = || Trainer::<f32>::new(cpu(), weights.clone(), adapter.clone(), OPTIONS).unwrap();
+    let new = || {
+        Trainer::<f32>::new(&Loaded::on_cpu(cpu(), weights.clone()), adapter.clone(), OPTIONS)
+            .unwrap()
+    };
     let (mut plain, mut tried) = (new(), new());
     let error = tried.step(&bad, 1e-3).unwrap_err();
     assert!(matches!(error, StepError::Engine(_)), "{error}");
@@ -182,5 +191,9 @@ fn a_good_step_after_a_failed_one_is_as_if_nothing_had_been() {
     let both = [masked, good[0].clone()];
     let (a, b) = (plain.step(&good, 1e-3).unwrap(), tried.step(&both, 1e-3).unwrap());
     assert_eq!((a.step, a.loss, a.grad_norm), (b.step, b.loss, b.grad_norm));
-    assert_same_bits("parameters", &plain.adapter().params, &tried.adapter().params);
+    assert_same_bits(
+        "parameters",
+        &plain.adapter().unwrap().params,
+        &tried.adapter().unwrap().params,
+    );
 }

@@ -55,6 +55,11 @@ impl<T: Pod> Buf<T> {
         View { pointer: self.pointer, len: self.len, of: PhantomData }
     }
 
+    /// All elements, to write, where the caller sees to it that nothing else uses what is written.
+    pub(super) fn shared_mut(&self) -> ViewMut<'_, T> {
+        ViewMut { pointer: self.pointer, len: self.len, of: PhantomData }
+    }
+
     /// All elements, to write.
     pub fn view_mut(&mut self) -> ViewMut<'_, T> {
         ViewMut { pointer: self.pointer, len: self.len, of: PhantomData }
@@ -129,6 +134,16 @@ impl<'a, T: Pod> ViewMut<'a, T> {
     pub fn cast<U: Pod>(self) -> ViewMut<'a, U> {
         let (pointer, len) = recast::<T, U>(self.pointer, self.len);
         ViewMut { pointer, len, of: PhantomData }
+    }
+
+    /// The first `mid` elements and the rest. Panics as a slice does when there are fewer.
+    pub fn split_at(self, mid: usize) -> (ViewMut<'a, T>, ViewMut<'a, T>) {
+        let (first, _) = sub::<T>(self.pointer, self.len, 0..mid);
+        let (rest, len) = sub::<T>(self.pointer, self.len, mid..self.len);
+        (
+            ViewMut { pointer: first, len: mid, of: PhantomData },
+            ViewMut { pointer: rest, len, of: PhantomData },
+        )
     }
 
     /// Lends the elements for a shorter time.

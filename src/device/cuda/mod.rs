@@ -8,8 +8,10 @@ mod buffer;
 mod device;
 mod error;
 mod launch;
+mod memory;
 
 pub use buffer::{Buf, View, ViewMut};
 pub use device::{Cuda, Info};
 pub use error::CudaError;
 pub use launch::{Launch, Source};
+pub use memory::{ALIGN, Memory};

@@ -89,7 +89,7 @@ impl<E: GemmElement> Run<'_, E> {
         let ([dy], [u]) = self.memory.borrow([dy], [u]);
         let dy = cut::<E>(dy, n * n_out);
         let u = &mut cut_mut::<E>(u, n * columns)[column.min(n * columns)..];
-        lora_down::backward(self.cpu, n, n_out, padded, adapter.scale, dy, b, u, columns)
+        lora_down::backward(self.cpu, n, n_out, padded, adapter.layout.scale, dy, b, u, columns)
     }
 
     pub(super) fn lora_grad_up(

@@ -86,7 +86,7 @@ impl<E: GemmElement> Run<'_, E> {
         let ([x], [v]) = self.memory.borrow([x], [v]);
         let (x, v) = (cut::<E>(x, self.n * n_in), cut_mut::<E>(v, self.n * columns));
         let a = adapter.a(layer, group, n_in);
-        lora_down::forward(self.cpu, self.n, n_in, columns, adapter.scale, x, a, v, columns)
+        lora_down::forward(self.cpu, self.n, n_in, columns, adapter.layout.scale, x, a, v, columns)
     }
 
     pub(super) fn linear(
