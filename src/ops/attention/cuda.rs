@@ -6,6 +6,10 @@
 //! element behind them: empty documents cost a block that leaves at once. `max_tokens` is how many rows the packed
 //! buffers have. Rows behind the last document are neither read nor written.
 
+mod backward;
+
+pub use backward::backward;
+
 use half::bf16;
 
 use super::{Dims, OP, check, check_at_least};

@@ -3,6 +3,7 @@
 
 mod adamw;
 mod attention;
+mod attention_backward;
 mod cross_entropy;
 mod embedding;
 mod gemm_bf16;
