@@ -46,5 +46,45 @@ fn bench<E: GemmElement>(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench::<f32>, bench::<bf16>);
+/// 1024 positions of an 8B model on the GPU, if there is one; each time waits for the device.
+#[cfg(feature = "cuda")]
+fn cuda(c: &mut Criterion) {
+    use dayrun::ops::head::cuda;
+    let Some(gpu) = common::gpu::any() else { return };
+    let (m, hidden, vocab, checked) = (1024, 4096, 128_256, 1);
+    let mut rng = Rng::new(1);
+    let (wide_h, wide_w) = (rng.values(m * hidden, 1.0), rng.values(vocab * hidden, 0.02));
+    let (h, w) = (cast::<bf16>(&wide_h), cast::<bf16>(&wide_w));
+    let (h, w) = (gpu.upload(&h).unwrap(), gpu.upload(&w).unwrap());
+    let dlogits = gpu.upload(&vec![bf16::ONE; m * vocab]).unwrap();
+    let mut logits = gpu.alloc::<f32>(m * vocab).unwrap();
+    let mut dh = gpu.alloc::<bf16>(m * hidden).unwrap();
+    let mut forward = || {
+        let logits = &mut logits.view_mut();
+        cuda::forward(&gpu, m, hidden, h.view(), w.view(), logits, vocab).unwrap();
+        gpu.synchronize().unwrap();
+    };
+    forward();
+    let mut group = c.benchmark_group(format!("head/{}", gpu.name()));
+    group.sample_size(10).throughput(Throughput::Elements(2 * (m * hidden * vocab) as u64));
+    group.bench_function("forward", |bench| bench.iter(&mut forward));
+    group.bench_function("backward", |bench| {
+        bench.iter(|| {
+            let dh = &mut dh.view_mut();
+            cuda::backward(&gpu, m, hidden, dlogits.view(), vocab, w.view(), dh).unwrap();
+            gpu.synchronize().unwrap();
+        });
+    });
+    group.finish();
+    let want = reference::forward(checked, hidden, vocab, &wide_h, &wide_w);
+    let bounds = abs_product(checked, hidden, vocab, &wide_h, &wide_w);
+    let tol = Tol::new(DType::F32).sum_len(hidden).magnitudes(&bounds).cols(vocab);
+    let got = gpu.download(logits.view().slice(0..checked * vocab)).unwrap();
+    assert_close("head.logits", &got, &want, tol);
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &mut Criterion) {}
+
+criterion_group!(benches, bench::<f32>, bench::<bf16>, cuda);
 criterion_main!(benches);

@@ -46,5 +46,43 @@ fn bench<E: GemmElement + Into<f64>>(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench::<f32>, bench::<bf16>);
+/// 4096 tokens of an 8B model, three adapters of rank 16, on the GPU, if there is one.
+#[cfg(feature = "cuda")]
+fn cuda(c: &mut Criterion) {
+    use dayrun::ops::lora_down::cuda;
+    let Some(gpu) = common::gpu::any() else { return };
+    let (m, n, r, checked) = (4096, 4096, 48, 16);
+    let mut rng = Rng::new(1);
+    let (wide_x, wide_a) = (rng.values(m * n, 1.0), rng.values(r * n, 0.05));
+    let (x, a) = (cast::<bf16>(&wide_x), cast::<bf16>(&wide_a));
+    let (x, a) = (gpu.upload(&x).unwrap(), gpu.upload(&a).unwrap());
+    let (mut v, mut u) = (gpu.alloc(m * r).unwrap(), gpu.alloc(m * r).unwrap());
+    let mut forward = || {
+        cuda::forward(&gpu, m, n, r, 2.0, x.view(), a.view(), &mut v.view_mut(), r).unwrap();
+        gpu.synchronize().unwrap();
+    };
+    forward();
+    let mut group = c.benchmark_group(format!("lora_down/{}", gpu.name()));
+    group.throughput(Throughput::Elements(2 * (m * n * r) as u64));
+    group.bench_function("forward", |bench| bench.iter(&mut forward));
+    group.bench_function("backward", |bench| {
+        bench.iter(|| {
+            let (dy, b) = (x.view(), a.view());
+            cuda::backward(&gpu, m, n, r, 2.0, dy, b, &mut u.view_mut(), r).unwrap();
+            gpu.synchronize().unwrap();
+        });
+    });
+    group.finish();
+    let want = reference::forward(checked, n, r, 2.0, &wide_x, &wide_a);
+    let bounds = abs_product(checked, n, r, &wide_x, &wide_a);
+    let bounds: Vec<f64> = bounds.into_iter().map(|bound| 2.0 * bound).collect();
+    let tol = Tol::new(DType::Bf16).sum_len(n).magnitudes(&bounds).round_result();
+    let got = gpu.download(v.view().slice(0..checked * r)).unwrap();
+    assert_close("lora_down.V", &got, &want, tol.cols(r));
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &mut Criterion) {}
+
+criterion_group!(benches, bench::<f32>, bench::<bf16>, cuda);
 criterion_main!(benches);

@@ -1,8 +1,8 @@
 //! Into the low rank on the GPU: products of [`gemm_bf16`](crate::ops::gemm_bf16) scaled by s; there is no
 //! kernels/lora_down.cu.
 //!
-//! Adapters that share x are one product: up to 64 columns read x once, and the blocks of more are neighbours,
-//! so that x comes from L2 the second time.
+//! Adapters that share x are one product: up to 128 columns are one tile that reads x once (64 where m is 64 or
+//! less), and the blocks of more columns are neighbours, so that x comes from L2 the second time.
 
 use half::bf16;
 

@@ -12,9 +12,9 @@ use crate::common::gpu::{self, Bits};
 use crate::common::{DType, Rng, Tol, assert_close, pitched};
 
 const DEPTHS: [usize; 10] = [1, 8, 15, 31, 32, 33, 64, 70, 100, 129];
-const WIDTHS: [usize; 9] = [1, 7, 16, 33, 64, 65, 127, 130, 200];
+const WIDTHS: [usize; 10] = [1, 7, 16, 33, 64, 65, 127, 130, 200, 290];
 /// Rows for the flat, the small and the large tile (with more than 64 columns).
-const HEIGHTS: [[usize; 4]; 3] = [[1, 3, 15, 16], [17, 31, 50, 64], [65, 128, 129, 200]];
+const HEIGHTS: [[usize; 4]; 3] = [[1, 3, 15, 16], [17, 31, 50, 64], [65, 128, 129, 270]];
 
 /// How B lies, and what C is.
 #[derive(Clone, Copy, Debug, PartialEq)]
