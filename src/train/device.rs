@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::GpuSummary;
 use crate::Error;
 use crate::config::{ByteSize, ComputeDtype, DeviceChoice, Train};
 use crate::device::cpu::{Cpu, Level};
@@ -160,6 +161,22 @@ impl Device {
         self.cpu.name()
     }
 
+    /// What a run records of its GPU, if it has one.
+    pub fn gpu_summary(&self) -> Option<GpuSummary> {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &self.cuda {
+            let info = cuda.info();
+            return Some(GpuSummary {
+                gpu_driver: format!("CUDA {}", version(info.driver)),
+                gpu_memory_bytes: info.memory_bytes as u64,
+                gpu_memory_free_bytes: info.free_bytes as u64,
+                gpu_memory_limit_bytes: cuda.limit() as u64,
+                gpu_memory_peak_bytes: cuda.peak() as u64,
+            });
+        }
+        None
+    }
+
     /// A line for a person: what computes, how much there is of it, and why it was chosen.
     pub fn line(&self) -> String {
         let mut line = format!("on {}", self.name());
@@ -168,9 +185,8 @@ impl Device {
             let info = cuda.info();
             let gigabytes = |bytes: usize| bytes as f64 * 1e-9;
             line.push_str(&format!(
-                ", driver for CUDA {}.{}, {:.2} GB of memory for this run ({:.2} GB, {:.2} free)",
-                info.driver / 1000,
-                info.driver % 1000 / 10,
+                ", driver for CUDA {}, {:.2} GB of memory for this run ({:.2} GB, {:.2} free)",
+                version(info.driver),
                 gigabytes(cuda.limit()),
                 gigabytes(info.memory_bytes),
                 gigabytes(info.free_bytes),
@@ -181,6 +197,12 @@ impl Device {
         }
         line
     }
+}
+
+/// `12.9` of a driver's 12090.
+#[cfg(feature = "cuda")]
+fn version(driver: i32) -> String {
+    format!("{}.{}", driver / 1000, driver % 1000 / 10)
 }
 
 /// Why the GPU's kernels do not take a model; `None`: they do.

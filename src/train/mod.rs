@@ -19,7 +19,7 @@ pub use evaluate::{EvalFile, EvaluateError, EvaluateOptions, Evaluation, RowResu
 pub use evaluator::Evaluator;
 pub use proof::ProofError;
 pub use run::{Outcome, Watch, run_file};
-pub use run_dir::{RunDir, RunDirError, Summary};
+pub use run_dir::{GpuSummary, RunDir, RunDirError, Summary};
 pub use schedule::Schedule;
 pub use trainer::{StepError, StepReport, Trainer, TrainerOptions};
 pub use training::SavedAdapter;

@@ -340,6 +340,7 @@ fn go<E: GemmElement>(
         skipped_rows: stats.skipped,
         truncated_rows: stats.truncated,
         device: base.device.name(),
+        gpu: base.device.gpu_summary(),
         threads: base.cpu.threads(),
         base_model: base.weights.identity().to_string(),
         dayrun_version: env!("CARGO_PKG_VERSION").into(),

@@ -71,6 +71,8 @@ pub struct Summary {
     pub skipped_rows: usize,
     pub truncated_rows: usize,
     pub device: String,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuSummary>,
     pub threads: usize,
     pub base_model: String,
     pub dayrun_version: String,
@@ -90,6 +92,20 @@ pub struct Summary {
     /// Figures of whoever drives the run: the quickstart's exact_match_unseen_words and the like.
     #[serde(flatten)]
     pub extra: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The GPU of a run, beside its name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct GpuSummary {
+    /// The CUDA version that its driver is for: `CUDA 12.9`.
+    pub gpu_driver: String,
+    pub gpu_memory_bytes: u64,
+    /// Free when the run opened it.
+    pub gpu_memory_free_bytes: u64,
+    /// What the run was held to.
+    pub gpu_memory_limit_bytes: u64,
+    /// The most that the run had allocated at once.
+    pub gpu_memory_peak_bytes: u64,
 }
 
 /// An open run directory.

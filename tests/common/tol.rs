@@ -33,6 +33,22 @@
 //! factor is at most E/(1 - E). Results below the smallest normal number have an absolute error
 //! instead, so one smallest normal f32 is allowed on top.
 //!
+//! # A whole model in bf16
+//!
+//! From layer to layer a value is rounded to bf16 12 times (norm, V, q, rope, o, o_proj, residual, norm, V,
+//! gate, h, residual), with gains near 1 between layers and one peaked softmax that multiplies what its
+//! scores are off by with their size, about 3. The roundings of activations are independent, so they add up
+//! as a root of the sum of squares, counted with 3 standard deviations of a uniform error (u/sqrt(3), here
+//! u/2): [`bf16_roundings`] of `layers` is 3·sqrt(3·12·layers)/2. A logit, and the loss of a token, is off by
+//! so many u times the largest logit.
+//!
+//! Two devices that round in the same places differ by at most sqrt(2) of that. The mean over N tokens, whose
+//! activations are rounded independently, is off by 1/sqrt(N) of it. Training adds what the parameters differ
+//! by: gradients are off by a root of twice as many roundings (forward and backward, [`bf16_gradient`]) times
+//! their norm, AdamW moves each parameter by lr times its gradient over the gradient's size, so a step moves
+//! the next loss by at most 2·lr·‖dg‖ (twice: where a gradient is all rounding, its sign is one too).
+//! [`same_loss_in_bf16`] is the sum.
+//!
 //! # Bounds against other tools
 //!
 //! [`LOGITS`], [`GRADIENT`] and [`LOSS`] are not derived from roundings but set by what they must tell
@@ -43,6 +59,23 @@
 //! mistakes are out of bounds.
 
 use super::inputs::DType;
+
+/// Roundings of bf16, with 3 standard deviations, between the tokens and the logits.
+pub fn bf16_roundings(layers: usize) -> f64 {
+    3.0 * (3.0 * 12.0 * layers as f64).sqrt() / 2.0
+}
+
+/// The norm of what bf16 puts on a gradient, in norms of the gradient.
+pub fn bf16_gradient(layers: usize) -> f64 {
+    2f64.sqrt() * bf16_roundings(layers) * DType::Bf16.unit_roundoff()
+}
+
+/// How far apart the mean losses of two devices may be that compute in bf16. `moved`: the sum of lr·‖g‖ over
+/// the steps before.
+pub fn same_loss_in_bf16(layers: usize, largest_logit: f64, loss_tokens: usize, moved: f64) -> f64 {
+    let one = bf16_roundings(layers) * DType::Bf16.unit_roundoff() * largest_logit;
+    2f64.sqrt() * (one / (loss_tokens as f64).sqrt() + 2.0 * moved * bf16_gradient(layers))
+}
 
 /// Against another tool: largest difference of logits, in standard deviations of the wanted ones.
 pub const LOGITS: f64 = 1e-4;

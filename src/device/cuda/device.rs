@@ -39,6 +39,7 @@ pub struct Cuda {
     info: Info,
     limit: usize,
     used: AtomicUsize,
+    peak: AtomicUsize,
     /// Functions by source and kernel name.
     pub(super) kernels: Mutex<HashMap<(&'static str, &'static str), sys::CUfunction>>,
     /// Loaded modules by source name.
@@ -118,6 +119,7 @@ impl Cuda {
             info,
             limit: memory.unwrap_or(free_bytes).min(free_bytes),
             used: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
             kernels: Mutex::default(),
             modules: Mutex::default(),
         }))
@@ -155,6 +157,11 @@ impl Cuda {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// The most bytes allocated at once so far.
+    pub fn peak(&self) -> usize {
+        self.peak.load(Ordering::Relaxed)
+    }
+
     pub(super) fn returned(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
@@ -184,7 +191,8 @@ impl Cuda {
                 _ => CudaError::driver("allocating GPU memory")(error),
             })?,
         };
-        self.used.fetch_add(wanted, Ordering::Relaxed);
+        let now = self.used.fetch_add(wanted, Ordering::Relaxed) + wanted;
+        self.peak.fetch_max(now, Ordering::Relaxed);
         Ok(Buf { cuda: self.clone(), pointer, len, of: PhantomData })
     }
 
