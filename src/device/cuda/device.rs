@@ -177,7 +177,7 @@ impl Cuda {
     pub fn alloc<T: Pod>(self: &Arc<Self>, len: usize) -> Result<Buf<T>, CudaError> {
         self.bind()?;
         let used = self.used();
-        let wanted = len.checked_mul(size_of::<T>()).unwrap_or(usize::MAX);
+        let wanted = len.saturating_mul(size_of::<T>());
         let full = |limit| CudaError::OutOfMemory { wanted, used, limit };
         if used.checked_add(wanted).is_none_or(|sum| sum > self.limit) {
             return Err(full(self.limit));

@@ -97,7 +97,7 @@ fn check_weight(w: &Nf4Matrix) -> Result<(), ShapeError> {
     check_multiple(OP, "in_features of a weight", w.cols, CHUNK)?;
     dimension(OP, "out_features of a weight", w.rows)?;
     dimension(OP, "in_features of a weight", w.cols)?;
-    let len = w.rows.checked_mul(w.cols).unwrap_or(usize::MAX);
+    let len = w.rows.saturating_mul(w.cols);
     let blocks = len.div_ceil(BLOCK);
     check(OP, "bytes of codes", w.codes.len(), len.div_ceil(2))?;
     match &w.absmax {
