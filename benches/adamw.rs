@@ -51,5 +51,42 @@ fn bench(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench);
+/// As many parameters as rank-16 adapters of an 8B model have, on the GPU, if there is one; each time
+/// waits for the device.
+#[cfg(feature = "cuda")]
+fn cuda(c: &mut Criterion) {
+    use dayrun::device::cuda::Buf;
+    use dayrun::ops::adamw::cuda;
+    let Some(gpu) = common::gpu::any() else { return };
+    let n = 41_943_040;
+    let hyper =
+        Hyper { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 1 };
+    let mut rng = Rng::new(1);
+    let (mut want, wide_grads) = (rng.values(n, 0.1), rng.values(n, 0.01));
+    let mut params = gpu.upload(&cast::<f32>(&want)).unwrap();
+    let grads = gpu.upload(&cast::<f32>(&wide_grads)).unwrap();
+    let squares = gpu.upload(&[1f64]).unwrap();
+    let zero = || gpu.upload(&vec![0f32; n]).unwrap();
+    let (mut m, mut v) = (zero(), zero());
+    let run = |p: &mut Buf<f32>, m: &mut Buf<f32>, v: &mut Buf<f32>| {
+        let (p, m, v) = (&mut p.view_mut(), &mut m.view_mut(), &mut v.view_mut());
+        let (squares, grads) = (squares.view(), grads.view());
+        cuda::step(&gpu, &hyper, f64::INFINITY, squares, p, grads, m, v).unwrap();
+        gpu.synchronize().unwrap();
+    };
+    run(&mut params, &mut m, &mut v);
+    reference::step(&hyper, 1.0, &mut want, &wide_grads, &mut vec![0.0; n], &mut vec![0.0; n]);
+    let tol = Tol::new(DType::F32).steps(17).magnitude(1.0);
+    assert_close("adamw.params", &gpu.download(params.view()).unwrap(), &want, tol);
+    let mut group = c.benchmark_group(format!("adamw/{}", gpu.name()));
+    // Read: four arrays. Written: three.
+    group.throughput(Throughput::Bytes(7 * 4 * n as u64));
+    group.bench_function("step", |b| b.iter(|| run(&mut params, &mut m, &mut v)));
+    group.finish();
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &mut Criterion) {}
+
+criterion_group!(benches, bench, cuda);
 criterion_main!(benches);

@@ -72,5 +72,42 @@ fn bench<E: Element + Into<f64>>(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench::<f32>, bench::<bf16>);
+/// 512 positions of a vocabulary of 128,256 on the GPU, if there is one; each time waits for the device.
+#[cfg(feature = "cuda")]
+fn cuda(c: &mut Criterion) {
+    use dayrun::device::cuda::Buf;
+    use dayrun::ops::cross_entropy::cuda;
+    let Some(gpu) = common::gpu::any() else { return };
+    let (positions, vocab, scale) = (512, 128_256, 1.0 / 512.0);
+    let mut rng = Rng::new(1);
+    let wide = rng.values(positions * vocab, 3.0);
+    let targets = rng.indices(positions, vocab);
+    let want = reference::forward(vocab, &wide, &targets);
+    let logits = gpu.upload(&cast::<f32>(&wide)).unwrap();
+    let targets = gpu.upload(&targets).unwrap();
+    let mut losses = gpu.alloc::<f32>(positions).unwrap();
+    let mut dlogits = gpu.alloc::<bf16>(positions * vocab).unwrap();
+    let run = |losses: &mut Buf<f32>, dlogits: &mut Buf<bf16>| {
+        let (to, to_d) = (&mut losses.view_mut(), &mut dlogits.view_mut());
+        let (logits, targets) = (logits.view(), targets.view());
+        cuda::forward_backward(&gpu, vocab, logits, vocab, targets, scale, to, to_d, vocab)
+            .unwrap();
+        gpu.synchronize().unwrap();
+    };
+    run(&mut losses, &mut dlogits);
+    let bounds: Vec<f64> = want.iter().map(|loss| 1.0 + loss).collect();
+    let tol = Tol::new(DType::F32).steps(9).sum_len(vocab.div_ceil(512) + 21);
+    let got = gpu.download(losses.view()).unwrap();
+    assert_close("cross_entropy.losses", &got, &want, tol.magnitudes(&bounds));
+
+    let mut group = c.benchmark_group(format!("cross_entropy/{}", gpu.name()));
+    group.throughput(Throughput::Bytes(6 * (positions * vocab) as u64));
+    group.bench_function("forward_backward", |b| b.iter(|| run(&mut losses, &mut dlogits)));
+    group.finish();
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &mut Criterion) {}
+
+criterion_group!(benches, bench::<f32>, bench::<bf16>, cuda);
 criterion_main!(benches);

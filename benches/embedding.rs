@@ -39,5 +39,36 @@ fn bench<E: Element + Into<f64>>(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench::<f32>, bench::<bf16>);
+/// 4096 tokens of a 4096 wide model on the GPU, if there is one; each time waits for the device.
+#[cfg(feature = "cuda")]
+fn cuda(c: &mut Criterion) {
+    use dayrun::device::cuda::Buf;
+    use dayrun::ops::embedding::cuda;
+    let Some(gpu) = common::gpu::any() else { return };
+    let (tokens, vocab, hidden) = (4096, 32_000, 4096);
+    let mut rng = Rng::new(1);
+    let wide = rng.values(vocab * hidden, 1.0);
+    let ids: Vec<u32> = (0..tokens).map(|_| rng.below(vocab) as u32).collect();
+    let (table, on_ids) = (gpu.upload(&cast::<bf16>(&wide)).unwrap(), gpu.upload(&ids).unwrap());
+    let mut out = gpu.alloc::<bf16>(tokens * hidden).unwrap();
+    let run = |out: &mut Buf<bf16>| {
+        let out = &mut out.view_mut();
+        cuda::forward(&gpu, on_ids.view(), table.view(), hidden, out).unwrap();
+        gpu.synchronize().unwrap();
+    };
+    run(&mut out);
+    let want = reference::forward(&ids, &wide, hidden);
+    let tol = Tol::new(DType::Bf16).cols(hidden);
+    assert_close("embedding.out", &gpu.download(out.view()).unwrap(), &want, tol);
+
+    let mut group = c.benchmark_group(format!("embedding/{}", gpu.name()));
+    group.throughput(Throughput::Bytes(2 * 2 * (tokens * hidden) as u64));
+    group.bench_function("forward", |b| b.iter(|| run(&mut out)));
+    group.finish();
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &mut Criterion) {}
+
+criterion_group!(benches, bench::<f32>, bench::<bf16>, cuda);
 criterion_main!(benches);

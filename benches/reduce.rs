@@ -33,5 +33,36 @@ fn bench(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench);
+/// As many gradients as rank-16 adapters of an 8B model have, on the GPU, if there is one; each time waits
+/// for the device.
+#[cfg(feature = "cuda")]
+fn cuda(c: &mut Criterion) {
+    use dayrun::device::cuda::Buf;
+    use dayrun::ops::reduce::cuda;
+    let Some(gpu) = common::gpu::any() else { return };
+    let n = 41_943_040;
+    let wide = Rng::new(1).values(n, 1.0);
+    let x = gpu.upload(&cast::<f32>(&wide)).unwrap();
+    let mut scratch = gpu.alloc::<f64>(cuda::SCRATCH).unwrap();
+    let mut out = gpu.alloc::<f64>(1).unwrap();
+    let run = |scratch: &mut Buf<f64>, out: &mut Buf<f64>| {
+        let (work, to) = (&mut scratch.view_mut(), &mut out.view_mut());
+        cuda::sum_of_squares(&gpu, x.view(), work, to).unwrap();
+        gpu.synchronize().unwrap();
+    };
+    run(&mut scratch, &mut out);
+    let tol = Tol::new(DType::F64).rounds(2 * n);
+    let want = reference::sum_of_squares(&wide);
+    assert_close("reduce.sum_of_squares", &gpu.download(out.view()).unwrap(), &[want], tol);
+
+    let mut group = c.benchmark_group(format!("reduce/{}", gpu.name()));
+    group.throughput(Throughput::Bytes(4 * n as u64));
+    group.bench_function("sum_of_squares", |b| b.iter(|| run(&mut scratch, &mut out)));
+    group.finish();
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &mut Criterion) {}
+
+criterion_group!(benches, bench, cuda);
 criterion_main!(benches);

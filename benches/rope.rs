@@ -63,5 +63,38 @@ fn bench<E: Element + Into<f64>>(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench::<f32>, bench::<bf16>);
+/// 4096 tokens with the heads of an 8B model on the GPU, if there is one; each time waits for the device.
+#[cfg(feature = "cuda")]
+fn cuda(c: &mut Criterion) {
+    use dayrun::device::cuda::Buf;
+    use dayrun::ops::rope::cuda;
+    let Some(gpu) = common::gpu::any() else { return };
+    let (tokens, heads, kv_heads, head_dim) = (4096, 32, 8, 128);
+    let mut rng = Rng::new(1);
+    let ids: Vec<u32> = (0..tokens).collect();
+    let tables = Tables::new(head_dim, THETA, ids.len());
+    let tables = cuda::Tables::new(&gpu, &tables).unwrap();
+    let wide = rng.values(ids.len() * heads * head_dim, 1.0);
+    let mut q = gpu.upload(&cast::<bf16>(&wide)).unwrap();
+    let mut k = gpu.upload(&vec![bf16::ONE; ids.len() * kv_heads * head_dim]).unwrap();
+    let positions = gpu.upload(&ids).unwrap();
+    let run = |q: &mut Buf<bf16>, k: &mut Buf<bf16>| {
+        let (q, k) = (&mut q.view_mut(), &mut k.view_mut());
+        cuda::forward(&gpu, &tables, positions.view(), heads, kv_heads, head_dim, q, k).unwrap();
+        gpu.synchronize().unwrap();
+    };
+    run(&mut q, &mut k);
+    let want = reference::rotate(THETA, &ids, head_dim, 1.0, &wide);
+    let tol = Tol::new(DType::Bf16).rounds(1).steps(3).magnitude(8.0).cols(head_dim);
+    assert_close("rope.q", &gpu.download(q.view()).unwrap(), &want, tol);
+    let mut group = c.benchmark_group(format!("rope/{}", gpu.name()));
+    group.throughput(Throughput::Bytes((4 * ids.len() * (heads + kv_heads) * head_dim) as u64));
+    group.bench_function("forward", |b| b.iter(|| run(&mut q, &mut k)));
+    group.finish();
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &mut Criterion) {}
+
+criterion_group!(benches, bench::<f32>, bench::<bf16>, cuda);
 criterion_main!(benches);

@@ -54,5 +54,44 @@ fn bench<E: Element + Into<f64>>(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench::<f32>, bench::<bf16>);
+/// 4096 tokens of an 8B model's inner width on the GPU, if there is one; each time waits for the device.
+#[cfg(feature = "cuda")]
+fn cuda(c: &mut Criterion) {
+    use dayrun::ops::swiglu::cuda;
+    let Some(gpu) = common::gpu::any() else { return };
+    let n = 4096 * 14_336;
+    let mut rng = Rng::new(1);
+    let (wide_gate, wide_up) = (rng.values(n, 2.0), rng.values(n, 1.0));
+    let upload = |x: &[f64]| gpu.upload(&cast::<bf16>(x)).unwrap();
+    let (mut gate, mut up, mut dh) = (upload(&wide_gate), upload(&wide_up), upload(&wide_up));
+    let mut h = gpu.alloc::<bf16>(n).unwrap();
+    cuda::forward(&gpu, gate.view(), up.view(), &mut h.view_mut()).unwrap();
+    let want = reference::forward(&wide_gate, &wide_up);
+    let tol = Tol::new(DType::Bf16).rounds(2).steps(7);
+    assert_close("swiglu.h", &gpu.download(h.view()).unwrap(), &want, tol);
+
+    let mut group = c.benchmark_group(format!("swiglu/{}", gpu.name()));
+    group.throughput(Throughput::Bytes(3 * 2 * n as u64));
+    group.bench_function("forward", |b| {
+        b.iter(|| {
+            cuda::forward(&gpu, gate.view(), up.view(), &mut h.view_mut()).unwrap();
+            gpu.synchronize().unwrap();
+        });
+    });
+    group.throughput(Throughput::Bytes(6 * 2 * n as u64));
+    // In place: from the second time on it works on gradients, which takes as long.
+    group.bench_function("backward", |b| {
+        b.iter(|| {
+            let (gate, up) = (&mut gate.view_mut(), &mut up.view_mut());
+            cuda::backward(&gpu, gate, up, &mut dh.view_mut()).unwrap();
+            gpu.synchronize().unwrap();
+        });
+    });
+    group.finish();
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &mut Criterion) {}
+
+criterion_group!(benches, bench::<f32>, bench::<bf16>, cuda);
 criterion_main!(benches);

@@ -6,6 +6,8 @@
 // Writes    losses (unscaled); dlogits, one rounding, with zeros in the columns vocab .. ld_out
 // Work      one block of 512 threads per row, which passes over the row twice, and once more for dlogits; a thread
 //           takes every 512th element; f32 sums in a fixed order
+// Source    Blanchard, Higham & Higham 2021, "Accurately computing the log-sum-exp and softmax functions": the
+//           shift by the maximum
 //
 // The target's term is kept apart from the others' sum: its gradient is -others / Σ · scale, which does not cancel
 // where the model is sure. A NaN or +inf in a row makes the row's loss and gradient NaN, and so does a target that

@@ -8,6 +8,7 @@
 //           add          out = residual + x, rounded once
 // Work      forward, gather_rows, scatter_rows: one block of 128 threads per row that is read or written, a thread
 //           takes every 128th element. add: a thread per element, blocks of 256.
+// Source    none: copies, as torch's embedding, index_select and index_copy
 //
 // A token or position that does not exist (the host checks them before it uploads them) gives a row of NaN when it
 // is read, and nothing when it is written.

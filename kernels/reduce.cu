@@ -5,6 +5,7 @@
 //           reduce_add: result = Σ partials.  reduce_least: result = the least of them; 2^32 - 1 means none
 // Work      B blocks of 256 threads; a thread takes every (256·B)th element, then a tree over the block. B follows
 //           from n alone (src/ops/reduce/cuda.rs), so the order of every sum does, too. Then one block over the partials.
+// Source    Higham 2002, "Accuracy and Stability of Numerical Algorithms", chapter 4: summation by halves
 //
 // Sums are f64: they are at most a few million additions a step, and squares of f32 do not overflow there. A NaN or
 // an infinity anywhere makes them NaN or infinite.

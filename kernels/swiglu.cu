@@ -7,7 +7,7 @@
 // Work      a thread per element, blocks of 256
 // Source    Shazeer 2020 (arXiv 2002.05202), section 2
 //
-// Why not __expf: it is off by 2^-21·|g| relative, for 3 instructions that a memory-bound kernel does not feel.
+// Why not __expf: its error grows with |g|, and it saves a few instructions that a memory-bound kernel does not feel.
 
 #include "common/warp.cuh"
 

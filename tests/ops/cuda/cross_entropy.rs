@@ -15,8 +15,7 @@ const VOCABS: [usize; 10] = [1, 2, 31, 511, 512, 513, 1000, 1024, 3001, 4099];
 /// 16 warps.
 const THREADS: usize = 512;
 
-fn check(gpu: &Arc<Cuda>, rng: &mut Rng, bits: &mut Bits) {
-    let (positions, vocab) = (1 + rng.below(7), VOCABS[rng.below(VOCABS.len())]);
+fn check(gpu: &Arc<Cuda>, positions: usize, vocab: usize, rng: &mut Rng, bits: &mut Bits) {
     let (ld, ld_out) = (vocab + rng.below(3) * 5, vocab.next_multiple_of(8) + 8 * rng.below(3));
     let scale = 1.0 / 64.0;
     let (logits, targets) = inputs(positions, vocab, rng.next_u64());
@@ -62,8 +61,16 @@ fn kernels_equal_the_reference() {
     gpu::run("cuda::cross_entropy::kernels_equal_the_reference", |gpu, bits| {
         let mut rng = Rng::new(8);
         for _ in 0..gpu::shapes() {
-            check(gpu, &mut rng, bits);
+            let (positions, vocab) = (1 + rng.below(7), VOCABS[rng.below(VOCABS.len())]);
+            check(gpu, positions, vocab, &mut rng, bits);
         }
+    });
+}
+
+#[test]
+fn a_vocabulary_of_150_000() {
+    gpu::run("cuda::cross_entropy::a_vocabulary_of_150_000", |gpu, bits| {
+        check(gpu, 2, 151_936, &mut Rng::new(7), bits);
     });
 }
 
