@@ -10,6 +10,7 @@
 //           and a wide one row by row, so that the operand used again is in L2.
 // Pipeline  cp.async fills one of 3 stages, 32 of k deep, while another is multiplied: 48 KiB at most.
 // Edges     cp.async writes zeros for what lies outside a matrix and reads nothing there.
+// Source    the fragments of mma.m16n8k16: PTX ISA 8.1, "Matrix Fragments for mma.m16n8k16"
 //
 // Why not a matrix with pitch K + r that holds [W | B]: x would have to be copied beside V, and an adapter that
 // changes every step beside a weight that does not.

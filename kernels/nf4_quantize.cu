@@ -5,12 +5,12 @@
 //
 // Shapes    x: f32 or bf16 [n], a matrix flattened row-major   codes: two a byte, [n / 2 rounded up]
 //           absmax: f32 [blocks], one for 64 elements   scales: u8 [blocks]   absmax2: f32 [blocks / 256 rounded up]
-// Writes    nf4_quantize_*: codes and absmax. nf4_scales_mean: offset. nf4_quantize_scales: scales and absmax2.
+// Writes    nf4_quantize_*: codes and absmax. nf4_quantize_scales_mean: offset. nf4_quantize_scales: scales and absmax2.
 // Bits      those of src/quant/quantise.rs, offset aside: the mean is summed in f64, here in another order.
 //           A block of zeros has 1 / 0 = inf and 0 · inf = NaN, which is above no threshold: code 0. Subnormal numbers
 //           count as zero, as CUDA's flush does. A NaN or an infinity makes the block's absmax not finite.
 // Work      nf4_quantize_*: a warp per 64 elements, two neighbours a lane, so a lane makes a byte of codes.
-//           nf4_scales_mean: one block. nf4_quantize_scales: a block of 256 threads per 256 scales.
+//           nf4_quantize_scales_mean: one block. nf4_quantize_scales: a block of 256 threads per 256 scales.
 // Source    Dettmers et al. 2023 (arXiv 2305.14314), section 3; bitsandbytes' CUDA kernels for the ties
 //
 // Why not the tree of comparisons that bitsandbytes has: 15 comparisons without a branch give the same code.
@@ -76,7 +76,7 @@ nf4_quantize_bf16(const bf16 *x, unsigned char *codes, float *absmax, size_t n) 
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-nf4_scales_mean(const float *absmax, float *offset, size_t blocks) {
+nf4_quantize_scales_mean(const float *absmax, float *offset, size_t blocks) {
     __shared__ double parts[THREADS];
     double sum = 0;
     for (size_t i = threadIdx.x; i < blocks; i += THREADS) sum += absmax[i];

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::nvrtc::Nvrtc;
-use crate::wheels::{self, NVCC, NVRTC, RUNTIME, Wheel, hex, scratch};
+use crate::wheels::{self, NVCC, NVDISASM, NVRTC, RUNTIME, Wheel, hex, scratch};
 
 /// The virtual architecture compiled for unless the options name one: Ampere's first.
 pub const ARCH: &str = "compute_80";
@@ -190,10 +190,18 @@ fn split_number(text: &str) -> (Option<u64>, &str) {
 /// # Errors
 /// ptxas can't be fetched or started, or refuses: [`Error::Assemble`] has its words.
 pub fn assemble(path: &Path, arch: &str) -> Result<String, Error> {
+    assemble_to(path, arch, Path::new("/dev/null"))
+}
+
+/// As [`assemble`], and leaves the machine code in the file `to`.
+///
+/// # Errors
+/// As for `assemble`.
+pub fn assemble_to(path: &Path, arch: &str, to: &Path) -> Result<String, Error> {
     let program = ptxas()?;
     let output = Command::new(&program)
-        .args(["-v", &format!("--gpu-name={arch}"), "--output-file=/dev/null"])
-        .arg(path)
+        .args(["-v", &format!("--gpu-name={arch}"), "--output-file"])
+        .args([to, path])
         .output()
         .map_err(Error::io("starting", &program))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -202,6 +210,25 @@ pub fn assemble(path: &Path, arch: &str) -> Result<String, Error> {
         return Err(Error::Assemble { path: path.into(), status: output.status, log });
     }
     Ok(log)
+}
+
+/// The instructions of machine code that ptxas left, as nvdisasm writes them.
+///
+/// # Errors
+/// nvdisasm can't be fetched or started, or refuses: [`Error::Disassemble`] has its words.
+pub fn disassemble(path: &Path) -> Result<String, Error> {
+    let program = wheels::unpacked(&NVDISASM)?.join("nvidia/cu13/bin/nvdisasm");
+    let output = Command::new(&program)
+        .arg("--print-code")
+        .arg(path)
+        .output()
+        .map_err(Error::io("starting", &program))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if !output.status.success() {
+        let log = text(&output.stderr);
+        return Err(Error::Disassemble { path: path.into(), status: output.status, log });
+    }
+    Ok(text(&output.stdout))
 }
 
 #[cfg(test)]

@@ -36,6 +36,18 @@ pub enum Error {
     /// ptxas refused; `log` is what it says.
     #[error("assembling {}: ptxas ended with {status}\n{log}", path.display())]
     Assemble { path: PathBuf, status: ExitStatus, log: String },
+    /// nvdisasm refused; `log` is what it says.
+    #[error("disassembling {}: nvdisasm ended with {status}\n{log}", path.display())]
+    Disassemble { path: PathBuf, status: ExitStatus, log: String },
+    /// A kernel's source does not say what the page of kernels needs.
+    #[error("kernel {kernel}: {what}")]
+    Untold { kernel: String, what: &'static str },
+    /// Kernels of the main loop have too few registers.
+    #[error("these spill: {}\nhint: docs/kernels.md has the numbers", kernels.join(", "))]
+    Spills { kernels: Vec<String> },
+    /// The page of kernels is not what the kernels compile to.
+    #[error("docs/kernels.md is not what kernels/ptx assembles to\nhint: cargo xtask kernels")]
+    StalePage,
     /// Checked-in PTX is not what its source compiles to.
     #[error("not what the source compiles to: {}\nhint: cargo xtask ptx", stale.join(", "))]
     Stale { stale: Vec<String> },

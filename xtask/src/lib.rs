@@ -2,6 +2,7 @@
 
 pub mod cuda;
 pub mod error;
+pub mod kernels;
 mod nvrtc;
 pub mod ptx;
 pub mod wheels;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::error::Error;
-use xtask::{cuda, ptx, wheels};
+use xtask::{cuda, kernels, ptx, wheels};
 
 /// What a developer of this repository runs.
 #[derive(Parser)]
@@ -42,6 +42,12 @@ enum Command {
         #[arg(long, default_value = "sm_80")]
         arch: String,
     },
+    /// Write docs/kernels.md: registers, spills, shared memory, occupancy, instructions per mma
+    Kernels {
+        /// Fail if the page is stale, or a hot kernel spills
+        #[arg(long)]
+        check: bool,
+    },
     /// Fetch the compilers, and tell where they are
     Cuda,
 }
@@ -65,8 +71,9 @@ fn run(command: Command) -> Result<(), Error> {
             }
         }
         Command::Ptxas { file, arch } => println!("{}", cuda::assemble(&file, &arch)?.trim_end()),
+        Command::Kernels { check } => println!("{}", kernels::run(check)?.display()),
         Command::Cuda => {
-            for wheel in [wheels::NVRTC, wheels::RUNTIME, wheels::NVCC] {
+            for wheel in [wheels::NVRTC, wheels::RUNTIME, wheels::NVCC, wheels::NVDISASM] {
                 println!("{}", wheels::unpacked(&wheel)?.display());
             }
         }

@@ -44,6 +44,13 @@ pub const NVCC: Wheel = Wheel {
     sha256: "5d6a0d32fdc7ea39917c20065614ae93add6f577d840233237ff08e9a38f58f0",
 };
 
+/// nvdisasm: the oldest package of it is of CUDA 13, and reads what ptxas 12.9 assembles.
+pub const NVDISASM: Wheel = Wheel {
+    package: "nvidia-cuda-nvdisasm",
+    version: "13.5.37",
+    sha256: "d3fdbdd49fa53e2e4aacd3db8259d052bd2b049ececdcb69e92e083c6728e7ca",
+};
+
 impl Wheel {
     fn what(&self) -> String {
         format!("{} {}", self.package, self.version)
@@ -114,7 +121,9 @@ fn fetch(wheel: &Wheel, scratch: &Path) -> Result<PathBuf, Error> {
     let zip = |source| Error::Zip { path: file.clone(), source };
     let reader = File::open(&file).map_err(Error::io("opening", &file))?;
     zip::ZipArchive::new(reader).map_err(zip)?.extract(&content).map_err(zip)?;
-    executable(&content.join("nvidia/cuda_nvcc/bin/ptxas"))?;
+    for program in ["cuda_nvcc/bin/ptxas", "cu13/bin/nvdisasm"] {
+        executable(&content.join("nvidia").join(program))?;
+    }
     Ok(content)
 }
 

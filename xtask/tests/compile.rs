@@ -1,6 +1,6 @@
 //! The compiler without CUDA: what it makes is the same everywhere, what it refuses is told.
 
-use xtask::cuda::{Source, Toolchain, assemble, toolchain};
+use xtask::cuda::{Source, Toolchain, assemble, assemble_to, disassemble, toolchain};
 use xtask::error::Error;
 
 const SAXPY: &str = r#"
@@ -100,6 +100,12 @@ fn ptxas_assembles_what_nvrtc_makes_and_refuses_what_is_wrong() {
         let said = assemble(&file, arch).unwrap();
         assert!(said.contains("saxpy") && said.contains("registers"), "{said}");
     }
+    let cubin = folder.path().join("saxpy.cubin");
+    assemble_to(&file, "sm_120", &cubin).unwrap();
+    let text = disassemble(&cubin).unwrap();
+    assert!(text.contains(".text.saxpy") && text.contains("EXIT"), "{text}");
+    let refusal = disassemble(&file).unwrap_err();
+    assert!(matches!(refusal, Error::Disassemble { .. }), "{refusal}");
     std::fs::write(&file, ptx.replace("fma.rn.f32", "fma.rn.f33")).unwrap();
     let refusal = assemble(&file, "sm_80").unwrap_err();
     assert!(matches!(&refusal, Error::Assemble { log, .. } if log.contains("f33")), "{refusal}");

@@ -72,7 +72,7 @@ pub fn double_quantise(
         return Ok(());
     }
     let grid = [dimension(OP, "blocks", nested)? as u32, 1, 1];
-    let mean = Launch::new(cuda, &SOURCE, "nf4_scales_mean", [1, 1, 1], THREADS);
+    let mean = Launch::new(cuda, &SOURCE, "nf4_quantize_scales_mean", [1, 1, 1], THREADS);
     let mean = mean.read(absmax).write(offset).value(blocks as u64);
     // SAFETY: it reads `blocks` scales and writes one number.
     unsafe { mean.run() }?;
