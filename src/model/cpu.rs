@@ -148,6 +148,19 @@ impl<E: GemmElement> CpuEngine<E> {
         &bytemuck::cast_slice(logits)[..self.loss_rows * self.weights.config.vocab_size]
     }
 
+    /// Name and bytes of every buffer that the ops before `tick` have left to those from there on.
+    pub fn live_before(&self, tick: usize) -> impl Iterator<Item = (&str, &[u8])> {
+        let named = |(buffer, bytes)| (self.plan.program.named(buffer).0, bytes);
+        self.memory.live_before(tick).map(named)
+    }
+
+    /// Rounds other parameters into the working copy that the ops read.
+    pub fn set_params(&mut self, params: &[f32]) {
+        if let Some(adapter) = &mut self.adapter {
+            adapter.update(params);
+        }
+    }
+
     /// The accumulated gradients, laid out as the adapter's parameters.
     pub fn grads(&mut self) -> &mut [f32] {
         &mut self.grads
@@ -156,6 +169,16 @@ impl<E: GemmElement> CpuEngine<E> {
     /// Runs the program. `cache` is needed by `Kind::Generate`.
     pub fn execute(
         &mut self,
+        inputs: &Inputs<'_>,
+        cache: Option<&mut KvCache<E>>,
+    ) -> Result<(), EngineError> {
+        self.execute_until(self.plan.program.end(), inputs, cache)
+    }
+
+    /// Runs the first `end` ops of the program.
+    pub fn execute_until(
+        &mut self,
+        end: usize,
         inputs: &Inputs<'_>,
         mut cache: Option<&mut KvCache<E>>,
     ) -> Result<(), EngineError> {
@@ -184,7 +207,8 @@ impl<E: GemmElement> CpuEngine<E> {
         };
         // One entry into the pool for the whole step.
         cpu.install(|| {
-            for (tick, (op, &kind)) in plan.program.ops.iter().zip(kinds.iter()).enumerate() {
+            let ops = plan.program.ops[..end].iter();
+            for (tick, (op, &kind)) in ops.zip(kinds.iter()).enumerate() {
                 let start = Instant::now();
                 run.memory.begin(tick);
                 run.op(op, cache.as_deref_mut())?;

@@ -235,6 +235,17 @@ impl Program {
         Buffer(self.buffers.len() - 1)
     }
 
+    /// A buffer's name and bytes.
+    pub fn named(&self, buffer: Buffer) -> (&str, usize) {
+        let (name, bytes) = &self.buffers[buffer.0];
+        (name, *bytes)
+    }
+
+    /// Every buffer.
+    pub fn buffers(&self) -> impl Iterator<Item = Buffer> {
+        (0..self.buffers.len()).map(Buffer)
+    }
+
     /// Appends an op under a name that no other has.
     pub fn push(&mut self, name: impl Into<String>, op: Op) {
         self.names.push(name.into());

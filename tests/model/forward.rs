@@ -68,7 +68,7 @@ pub fn logits<E: GemmElement>(
 /// the way to the next (norm, V, q, rope, o, o_proj, residual, norm, V, gate, h, residual), each sum
 /// is at most 128 + r long; gains between layers are near 1, and a peaked softmax multiplies what
 /// its scores are off by with their size, here about 3.
-fn tolerance<E: Element>(magnitude: f64) -> Tol<'static> {
+pub fn tolerance<E: Element>(magnitude: f64) -> Tol<'static> {
     let layers = 2;
     let tol = match DType::of::<E>() {
         DType::F32 => Tol::new(DType::F32).steps(3 * 12 * layers).sum_len(3 * 7 * layers * 145),
@@ -79,7 +79,7 @@ fn tolerance<E: Element>(magnitude: f64) -> Tol<'static> {
     tol.magnitude(magnitude)
 }
 
-fn max_abs(x: &[f64]) -> f64 {
+pub fn max_abs(x: &[f64]) -> f64 {
     x.iter().fold(0.0, |max, x| max.max(x.abs()))
 }
 

@@ -4,6 +4,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod forward;
 mod generate;
 mod gradients;

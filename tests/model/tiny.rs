@@ -29,6 +29,18 @@ pub fn config(hidden: usize, tied: bool) -> LlamaConfig {
     }
 }
 
+/// With heads of 64, as GPU kernels take them; the attention is wider than the hidden state.
+pub fn wide_config(tied: bool) -> LlamaConfig {
+    LlamaConfig {
+        hidden_size: 72,
+        intermediate_size: 136,
+        num_attention_heads: 2,
+        num_key_value_heads: 1,
+        head_dim: 64,
+        ..config(64, tied)
+    }
+}
+
 fn dense(rows: usize, cols: usize, values: Vec<f64>) -> Dense {
     let values: Vec<bf16> = values.into_iter().map(bf16::from_f64).collect();
     Dense { rows, cols, data: bytemuck::cast_slice::<bf16, u8>(&values).to_vec().into() }
@@ -36,7 +48,12 @@ fn dense(rows: usize, cols: usize, values: Vec<f64>) -> Dense {
 
 /// Weights scaled so that attention is peaked and logits have a standard deviation of about 2.
 pub fn weights(hidden: usize, tied: bool) -> Arc<Weights> {
-    let config = config(hidden, tied);
+    weights_of(config(hidden, tied))
+}
+
+/// As [`weights`], of any shape with two layers.
+pub fn weights_of(config: LlamaConfig) -> Arc<Weights> {
+    let (hidden, tied) = (config.hidden_size, config.tie_word_embeddings);
     let mut rng = Rng::new(hidden as u64 + u64::from(tied));
     let mut layer = || LayerWeights {
         input_layernorm: dense(1, hidden, rng.around_one(hidden)),

@@ -80,6 +80,11 @@ impl<T> Drop for Buf<T> {
 }
 
 impl<'a, T: Pod> View<'a, T> {
+    /// No elements.
+    pub fn empty() -> Self {
+        View { pointer: 0, len: 0, of: PhantomData }
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.len
@@ -149,6 +154,11 @@ impl<'a, T: Pod> ViewMut<'a, T> {
     /// Lends the elements for a shorter time.
     pub fn reborrow(&mut self) -> ViewMut<'_, T> {
         ViewMut { pointer: self.pointer, len: self.len, of: PhantomData }
+    }
+
+    /// The elements, to read from here on.
+    pub fn into_view(self) -> View<'a, T> {
+        View { pointer: self.pointer, len: self.len, of: PhantomData }
     }
 
     /// The elements, to read for a while.

@@ -8,10 +8,12 @@ mod buffer;
 mod device;
 mod error;
 mod launch;
+mod mark;
 mod memory;
 
 pub use buffer::{Buf, View, ViewMut};
 pub use device::{Cuda, Info};
 pub use error::CudaError;
 pub use launch::{Launch, Source};
+pub use mark::Mark;
 pub use memory::{ALIGN, Memory};

@@ -5,18 +5,19 @@ use std::time::Instant;
 
 use super::adapter::GpuAdapter;
 use super::batch::Batch;
+use super::bisect::Bisect;
 use super::cache::GpuCache;
+use super::needs::{self, Needs};
 use super::run::Run;
 use super::{Gpu, GpuError};
 use crate::adapter::Adapter;
-use crate::device::cuda::Memory;
+use crate::device::cuda::{CudaError, Mark, Memory};
 use crate::device::memory::Placement;
 use crate::model::engine::{EngineError, Inputs, Update};
-use crate::model::llama::{self, Kind, LlamaProgram, Target, logits_pitch};
+use crate::model::llama::{Kind, LlamaProgram, logits_pitch};
 use crate::model::loaded::Loaded;
-use crate::model::program::Group;
 use crate::model::weights::Weights;
-use crate::ops::adamw;
+use crate::ops::{LaunchError, adamw};
 
 /// One model on a GPU, ready to run one kind of program.
 pub struct CudaEngine {
@@ -27,6 +28,9 @@ pub struct CudaEngine {
     kind: Kind,
     memory: Memory,
     batch: Batch,
+    /// How many ops of the run in progress the device has finished.
+    mark: Mark,
+    bisect: Option<Bisect>,
     /// Results of the last run, on the host.
     losses: Vec<f32>,
     logits: Vec<f32>,
@@ -44,22 +48,25 @@ impl CudaEngine {
         placement: Placement,
     ) -> Result<Self, EngineError> {
         let (cuda, config) = (gpu.cuda(), &model.weights.config);
+        Needs::check_more(gpu, &model.weights, adapter, kind)?;
         let train = matches!(kind, Kind::Train { .. });
-        let adapter =
+        let device_adapter =
             adapter.map(|adapter| GpuAdapter::new(cuda, config, adapter, train)).transpose()?;
-        let columns = |layer: usize, group: Group| {
-            adapter.as_ref().map_or(0, |adapter| adapter.layout.group(layer, group).columns)
-        };
-        let target = Target::Cuda { dispatch: &gpu.dispatch, splits: 8 };
-        let plan = llama::build(config, kind, target, &columns);
+        let layout = device_adapter.as_ref().map(|adapter| &adapter.layout);
+        let plan = needs::program(config, kind, &gpu.dispatch, layout);
+        let until = gpu.cpu_until.as_ref().filter(|_| train);
+        let bisect =
+            until.map(|name| Bisect::new(model, adapter, kind, &plan.program, name)).transpose()?;
         let memory = Memory::new(cuda, plan.program.specs(), placement).map_err(GpuError::from)?;
         Ok(Self {
             weights: model.weights.clone(),
-            adapter,
+            adapter: device_adapter,
             plan,
             kind,
             memory,
             batch: Batch::new(cuda, kind).map_err(GpuError::from)?,
+            mark: Mark::new(cuda).map_err(GpuError::from)?,
+            bisect,
             losses: Vec::new(),
             logits: Vec::new(),
             grads: Vec::new(),
@@ -128,13 +135,33 @@ impl CudaEngine {
     fn run(
         &mut self,
         inputs: &Inputs<'_>,
-        mut cache: Option<&mut GpuCache>,
-    ) -> Result<(), GpuError> {
+        cache: Option<&mut GpuCache>,
+    ) -> Result<(), EngineError> {
         let cuda = self.gpu.cuda().clone();
-        self.batch.upload(&cuda)?;
-        let Self { gpu, weights, adapter, plan, memory, batch, .. } = self;
+        self.batch.upload(&cuda).map_err(GpuError::from)?;
+        let Self { bisect, memory, adapter, .. } = self;
+        let first = match bisect {
+            Some(bisect) => bisect.run(&cuda, inputs, memory, adapter.as_mut())?,
+            None => 0,
+        };
+        let done = self.start(first, inputs, cache).and_then(|()| {
+            let rows = inputs.positions.len();
+            self.read_results(rows).map_err(|error| (self.op_names().len(), error.into()))
+        });
+        Ok(done.map_err(|(asked, source)| self.fault(asked, source))?)
+    }
+
+    /// Starts the ops from the `first` on; an error comes with the op that was to be started.
+    fn start(
+        &mut self,
+        first: usize,
+        inputs: &Inputs<'_>,
+        mut cache: Option<&mut GpuCache>,
+    ) -> Result<(), (usize, LaunchError)> {
+        let Self { gpu, weights, adapter, plan, memory, batch, mark, .. } = self;
+        mark.reset(first as u32);
         let mut run = Run {
-            cuda: &cuda,
+            cuda: gpu.cuda(),
             weights: &gpu.weights,
             config: &weights.config,
             dispatch: &gpu.dispatch,
@@ -145,17 +172,34 @@ impl CudaEngine {
             n: inputs.tokens.len(),
             p: inputs.positions.len(),
         };
-        let program = &plan.program;
-        for (tick, (op, name)) in program.ops.iter().zip(program.names()).enumerate() {
-            run.memory.begin(tick)?;
-            run.op(op, cache.as_deref_mut())
-                .map_err(|source| GpuError::Op { op: name.clone(), source })?;
+        for (tick, op) in plan.program.ops.iter().enumerate().skip(first) {
+            let started = (run.memory.begin(tick).map_err(LaunchError::from))
+                .and_then(|()| run.op(op, cache.as_deref_mut()))
+                .and_then(|()| Ok(mark.set(tick as u32 + 1)?));
+            started.map_err(|error| (tick, error))?;
         }
-        self.read_results(inputs.positions.len())
+        Ok(())
+    }
+
+    /// What an error means: `source` came when op `asked` was to be started, or all had been.
+    fn fault(&self, asked: usize, source: LaunchError) -> GpuError {
+        let name = |op: usize| match self.op_names().get(op) {
+            Some(name) => name.clone(),
+            None => "the copy of the results to the host".into(),
+        };
+        let fault = self.gpu.cuda().synchronize().err();
+        match (fault, source) {
+            // The device failed at something that it had been asked for before.
+            (Some(_), LaunchError::Cuda(source)) => {
+                let op = self.mark.value().map_or(asked, |done| done as usize);
+                GpuError::Stopped { op: name(op), source }
+            }
+            (_, source) => GpuError::Op { op: name(asked), source },
+        }
     }
 
     /// Copies losses or logits to the host, which waits for them.
-    fn read_results(&mut self, rows: usize) -> Result<(), GpuError> {
+    fn read_results(&mut self, rows: usize) -> Result<(), CudaError> {
         let cuda = self.gpu.cuda();
         self.memory.begin(self.plan.program.end())?;
         if let Kind::Generate { .. } = self.kind {
@@ -172,7 +216,7 @@ impl CudaEngine {
             let ([losses], []) = self.memory.borrow([self.plan.losses], []);
             self.losses = cuda.download(losses.cast().slice(0..rows))?;
         }
-        Ok(cuda.synchronize()?)
+        cuda.synchronize()
     }
 
     /// The accumulated gradients, laid out as the adapter's parameters.
@@ -197,8 +241,12 @@ impl CudaEngine {
         hyper: &adamw::Hyper,
         max_grad_norm: f64,
     ) -> Result<Update, EngineError> {
-        let _ = (hyper, max_grad_norm);
-        todo!()
+        let cuda = self.gpu.cuda();
+        let Some(adapter) = &mut self.adapter else {
+            return Ok(Update { grad_norm: 0.0, non_finite: None });
+        };
+        let update = adapter.update(cuda, hyper, max_grad_norm);
+        Ok(update.map_err(|source| GpuError::Op { op: "the update".into(), source })?)
     }
 
     /// Copies the parameters to the host.

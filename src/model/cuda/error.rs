@@ -1,5 +1,6 @@
 //! What can go wrong with a model on a GPU.
 
+use super::needs::Shortage;
 use crate::device::cuda::CudaError;
 use crate::ops::LaunchError;
 
@@ -22,6 +23,10 @@ pub enum GpuError {
     Dispatch { out_features: usize, in_features: usize },
     #[error("the KV cache lies in host memory, the model on a GPU")]
     HostCache,
+    #[error("train.cpu_until: no op is called `{name}`; near are {}", .near.join(", "))]
+    UnknownOp { name: String, near: Vec<String> },
+    #[error(transparent)]
+    TooLittleMemory(Box<Shortage>),
     /// The device refused to start an op.
     #[error("running {op} on the GPU: {source}")]
     Op { op: String, source: LaunchError },
@@ -43,7 +48,12 @@ impl GpuError {
                 Some("leave the table out of the run file: one is made for the GPU at hand".into())
             }
             GpuError::Op { source: LaunchError::Cuda(error), .. } => error.hint(),
-            GpuError::HostCache | GpuError::Op { .. } | GpuError::Stopped { .. } => None,
+            GpuError::TooLittleMemory(shortage) => Some(shortage.hint()),
+            GpuError::Stopped { .. } => Some(
+                "the run can be repeated from its run file; if it stops there again, please report it"
+                    .into(),
+            ),
+            GpuError::HostCache | GpuError::UnknownOp { .. } | GpuError::Op { .. } => None,
         }
     }
 }

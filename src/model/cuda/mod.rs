@@ -2,17 +2,21 @@
 
 mod adapter;
 mod batch;
+mod bisect;
 mod cache;
 mod engine;
 mod error;
+mod needs;
 mod run;
 mod weights;
 
 use std::sync::Arc;
 
+pub use bisect::check_op;
 pub use cache::GpuCache;
 pub use engine::CudaEngine;
 pub use error::GpuError;
+pub use needs::{Needs, Shortage};
 pub use weights::GpuWeights;
 
 use super::config::LlamaConfig;

@@ -1,5 +1,8 @@
 //! Runs the ops of a program on the device: which part of which buffer each one gets.
 
+mod backward;
+mod forward;
+
 use half::bf16;
 
 use super::adapter::GpuAdapter;
@@ -10,8 +13,8 @@ use crate::device::cuda::{Cuda, Memory, View, ViewMut};
 use crate::device::memory::Buffer;
 use crate::model::config::LlamaConfig;
 use crate::model::dispatch::Dispatch;
-use crate::model::program::{Norm, Op};
-use crate::ops::{LaunchError, rms_norm};
+use crate::model::program::Op;
+use crate::ops::{LaunchError, check_at_least, rope};
 
 /// The first `len` elements of a buffer.
 fn cut<T: bytemuck::Pod>(bytes: View<'_, u8>, len: usize) -> View<'_, T> {
@@ -22,6 +25,18 @@ fn cut<T: bytemuck::Pod>(bytes: View<'_, u8>, len: usize) -> View<'_, T> {
 fn cut_mut<T: bytemuck::Pod>(bytes: ViewMut<'_, u8>, len: usize) -> ViewMut<'_, T> {
     bytes.cast().slice(0..len)
 }
+
+/// `rope::cuda::forward` or `rope::cuda::backward`.
+type Rotate = fn(
+    &Cuda,
+    &rope::cuda::Tables,
+    View<u32>,
+    usize,
+    usize,
+    usize,
+    &mut ViewMut<bf16>,
+    &mut ViewMut<bf16>,
+) -> Result<(), LaunchError>;
 
 /// One execution: everything that an op may need. `n` tokens, `p` gathered positions.
 pub struct Run<'a> {
@@ -40,20 +55,58 @@ pub struct Run<'a> {
 impl Run<'_> {
     /// Starts one op.
     pub fn op(&mut self, op: &Op, cache: Option<&mut GpuCache>) -> Result<(), LaunchError> {
-        let _ = cache;
         match *op {
+            Op::Embedding { out } => self.embedding(out),
+            Op::Add { x, residual, out } => self.add(x, residual, out),
             Op::Norm { x, norm, y, rstd } => self.norm(x, norm, y, rstd),
-            _ => todo!(),
+            Op::AddNorm { x, residual, out, norm, y, rstd } => {
+                self.add_norm(x, residual, out, norm, y, rstd)
+            }
+            Op::LoraDown { layer, group, x, v } => self.lora_down(layer, group, x, v),
+            Op::Linear { layer, linear, x, v, y, scratch } => {
+                self.linear(layer, linear, x, v, y, scratch)
+            }
+            Op::Rope { q, k } => self.rope(q, k, rope::cuda::forward),
+            Op::RopeBackward { dq, dk } => self.rope(dq, dk, rope::cuda::backward),
+            Op::Attention { q, k, v, o, lse } => self.attention(q, k, v, o, lse),
+            Op::CachedAttention { layer, q, k, v, o } => match cache {
+                Some(cache) => self.cached_attention(cache, layer, q, k, v, o),
+                None => Ok(check_at_least("attention::decode", "KV caches", 0, 1)?),
+            },
+            Op::Swiglu { gate, up, h } => self.swiglu(gate, up, h),
+            Op::SwigluBackward { gate, up, dh } => self.swiglu_backward(gate, up, dh),
+            Op::Gather { x, out } => self.gather(x, out),
+            Op::Scatter { x, out } => self.scatter(x, out),
+            Op::Zero { x } => self.zero(x),
+            Op::Loss { h, logits, losses, gradient: None } => self.loss(h, logits, losses),
+            Op::Loss { h, logits, losses, gradient: Some(g) } => {
+                self.loss_and_gradient(h, logits, losses, g.dlogits, g.dh)
+            }
+            Op::Logits { h, logits } => self.logits(h, logits),
+            Op::NormBackward { x, norm, rstd, dy, dx, gathered } => {
+                let rows = if gathered { self.p } else { self.n };
+                self.norm_backward(rows, x, norm, rstd, dy, dx)
+            }
+            Op::LoraDownBackward { layer, linear, dy, u } => {
+                self.lora_down_backward(layer, linear, dy, u)
+            }
+            Op::LoraGradUp { layer, linear, v, dy, scratch } => {
+                self.lora_grad_up(layer, linear, v, dy, scratch)
+            }
+            Op::LoraGradDown { layer, group, u, x, scratch } => {
+                self.lora_grad_down(layer, group, u, x, scratch)
+            }
+            Op::LinearBackward { layer, group, ref dy, u, dx, scratch } => {
+                self.linear_backward(layer, group, dy, u, dx, scratch)
+            }
+            Op::AttentionBackward(buffers) => self.attention_backward(buffers),
         }
     }
 
-    fn norm(&mut self, x: Buffer, norm: Norm, y: Buffer, rstd: Buffer) -> Result<(), LaunchError> {
-        let rows = if norm == Norm::Final { self.p } else { self.n };
-        let (hidden, eps) = (self.config.hidden_size, self.config.rms_norm_eps as f32);
-        let w = self.weights.norm(norm);
-        let ([x], [y, rstd]) = self.memory.borrow([x], [y, rstd]);
-        let x = cut::<bf16>(x, rows * hidden);
-        let (mut y, mut rstd) = (cut_mut(y, rows * hidden), cut_mut(rstd, rows));
-        rms_norm::cuda::forward(self.cuda, hidden, eps, x, w, &mut y, &mut rstd)
+    /// A buffer of zeros, `p` rows of the hidden state.
+    fn zero(&mut self, x: Buffer) -> Result<(), LaunchError> {
+        let ([], [x]) = self.memory.borrow([], [x]);
+        let len = self.p * self.config.hidden_size;
+        Ok(self.cuda.fill(&mut cut_mut::<bf16>(x, len), 0)?)
     }
 }

@@ -161,3 +161,20 @@ pub(super) extern "C" fn cuMemsetD2D32Async(
 ) -> u32 {
     call("cuMemsetD2D32Async", || fill(stream, rows(at, pitch, value, 4, width, height)))
 }
+
+/// One word, in the order of the stream. There is nothing here that a barrier would hold back, so its flag
+/// (CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER) changes nothing.
+#[unsafe(no_mangle)]
+extern "C" fn cuStreamWriteValue32_v2(handle: usize, at: u64, value: u32, flags: u32) -> u32 {
+    call("cuStreamWriteValue32_v2", || {
+        let place = stream(handle)?;
+        if flags & !1 != 0 {
+            return Err(Error::InvalidValue);
+        }
+        // A graph would hold it as a node of a kind that is not here.
+        place.driver.captures.refuse_in_capture(&place)?;
+        let word = flat(at, value, 4, 1);
+        word.check()?;
+        submit(&place, Work::Fill(word))
+    })
+}

@@ -102,7 +102,7 @@ not_supported! {
     cuStreamGetAttribute cuStreamGetAttribute_ptsz cuStreamGetDevResource cuStreamGetGreenCtx
     cuStreamSetAttribute cuStreamSetAttribute_ptsz cuStreamWaitValue32 cuStreamWaitValue32_v2
     cuStreamWaitValue32_v2_ptsz cuStreamWaitValue64 cuStreamWaitValue64_v2
-    cuStreamWaitValue64_v2_ptsz cuStreamWriteValue32 cuStreamWriteValue32_v2
+    cuStreamWaitValue64_v2_ptsz cuStreamWriteValue32
     cuStreamWriteValue32_v2_ptsz cuStreamWriteValue64 cuStreamWriteValue64_v2
     cuStreamWriteValue64_v2_ptsz cuSurfObjectCreate cuSurfObjectDestroy
     cuSurfObjectGetResourceDesc cuSurfRefGetArray cuSurfRefSetArray cuTensorMapEncodeIm2col

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use cudarc::driver::sys::{self, CUevent_flags, CUresult};
 use cudarc::driver::{CudaContext, LaunchConfig, PushKernelArg};
 
-use crate::common::{device, ok, options, raw_context};
+use crate::common::{device, ok, options, raw_context, raw_kernel};
 
 #[test]
 fn events_order_streams_and_tell_modelled_time() {
@@ -155,5 +155,58 @@ fn many_threads_at_once() {
         }
         drop(device);
         CudaContext::new(0).unwrap().synchronize().unwrap();
+    });
+}
+
+/// A word that a stream writes lies in host memory, where it can still be read after a fault, and tells how
+/// far the stream came.
+#[test]
+fn a_word_is_written_in_the_order_of_the_stream() {
+    virtual_gpu::run("streams::a_word_is_written_in_the_order_of_the_stream", &options(), || {
+        raw_context();
+        let write = |at, value, flags| {
+            let stream = std::ptr::null_mut();
+            // SAFETY: the driver checks the address.
+            unsafe { sys::cuStreamWriteValue32_v2(stream, at, value, flags) }
+        };
+        let mut word = std::ptr::null_mut();
+        let mut at = 0;
+        // SAFETY: all pointers are to locals; two words are allocated.
+        unsafe {
+            ok(sys::cuMemHostAlloc(&mut word, 8, sys::CU_MEMHOSTALLOC_DEVICEMAP));
+            ok(sys::cuMemHostGetDevicePointer_v2(&mut at, word, 0));
+        }
+        // SAFETY: the driver's memory lives until the process ends.
+        let read = || unsafe { word.cast::<u32>().read_volatile() };
+        ok(write(at, 7, 0));
+        assert_eq!(read(), 7);
+        ok(write(at, 8, 1));
+        assert_eq!(read(), 8);
+        assert_eq!(write(at, 9, 2), CUresult::CUDA_ERROR_INVALID_VALUE);
+        assert_eq!(write(at + 1, 9, 0), CUresult::CUDA_ERROR_INVALID_VALUE);
+        assert_eq!(write(at + 8, 9, 0), CUresult::CUDA_ERROR_INVALID_VALUE);
+
+        let kernel = raw_kernel("store");
+        let (mut nowhere, mut value) = (0_u64, 1_u32);
+        let mut params: [*mut c_void; 2] = [(&raw mut nowhere).cast(), (&raw mut value).cast()];
+        let (stream, extra) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: the parameters are locals of the kernel's sizes.
+        unsafe {
+            ok(sys::cuLaunchKernel(
+                kernel,
+                1,
+                1,
+                1,
+                1,
+                1,
+                1,
+                0,
+                stream,
+                params.as_mut_ptr(),
+                extra,
+            ));
+        }
+        assert_eq!(write(at, 10, 0), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+        assert_eq!(read(), 8);
     });
 }

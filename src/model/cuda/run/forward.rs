@@ -1,0 +1,271 @@
+//! The forward ops of a program on the device.
+
+use half::bf16;
+
+use super::{Rotate, Run, cut, cut_mut};
+use crate::device::memory::Buffer;
+use crate::model::config::{Linear, LlamaConfig};
+use crate::model::cuda::cache::GpuCache;
+use crate::model::llama::{LOSS_CHUNK, logits_pitch};
+use crate::model::program::{Group, Norm};
+use crate::model::run::dims;
+use crate::ops::gemm_bf16::cuda::Segment;
+use crate::ops::nf4_linear::cuda::LowRank;
+use crate::ops::{
+    LaunchError, attention, check_at_least, cross_entropy, embedding, gemm_bf16, head, lora_down,
+    nf4_dequantize, nf4_linear, rms_norm, swiglu,
+};
+
+impl Run<'_> {
+    pub(super) fn embedding(&mut self, out: Buffer) -> Result<(), LaunchError> {
+        let (table, hidden) = (self.weights.embed_tokens(), self.config.hidden_size);
+        let ([], [out]) = self.memory.borrow([], [out]);
+        let mut out = cut_mut(out, self.n * hidden);
+        embedding::cuda::forward(self.cuda, self.batch.tokens(), table, hidden, &mut out)
+    }
+
+    pub(super) fn add(
+        &mut self,
+        x: Buffer,
+        residual: Buffer,
+        out: Buffer,
+    ) -> Result<(), LaunchError> {
+        let len = self.n * self.config.hidden_size;
+        let ([x, residual], [out]) = self.memory.borrow([x, residual], [out]);
+        embedding::cuda::add(self.cuda, cut(x, len), cut(residual, len), &mut cut_mut(out, len))
+    }
+
+    pub(super) fn norm(
+        &mut self,
+        x: Buffer,
+        norm: Norm,
+        y: Buffer,
+        rstd: Buffer,
+    ) -> Result<(), LaunchError> {
+        let rows = if norm == Norm::Final { self.p } else { self.n };
+        let (hidden, eps) = (self.config.hidden_size, self.config.rms_norm_eps as f32);
+        let w = self.weights.norm(norm);
+        let ([x], [y, rstd]) = self.memory.borrow([x], [y, rstd]);
+        let x = cut::<bf16>(x, rows * hidden);
+        let (mut y, mut rstd) = (cut_mut(y, rows * hidden), cut_mut(rstd, rows));
+        rms_norm::cuda::forward(self.cuda, hidden, eps, x, w, &mut y, &mut rstd)
+    }
+
+    pub(super) fn add_norm(
+        &mut self,
+        x: Buffer,
+        residual: Buffer,
+        out: Buffer,
+        norm: Norm,
+        y: Buffer,
+        rstd: Buffer,
+    ) -> Result<(), LaunchError> {
+        let (hidden, eps) = (self.config.hidden_size, self.config.rms_norm_eps as f32);
+        let len = self.n * hidden;
+        let w = self.weights.norm(norm);
+        let ([x, residual], [out, y, rstd]) = self.memory.borrow([x, residual], [out, y, rstd]);
+        let (x, residual) = (cut(x, len), cut(residual, len));
+        let (mut out, mut y, mut rstd) =
+            (cut_mut(out, len), cut_mut(y, len), cut_mut(rstd, self.n));
+        let cuda = self.cuda;
+        rms_norm::cuda::add_forward(cuda, hidden, eps, x, residual, &mut out, w, &mut y, &mut rstd)
+    }
+
+    pub(super) fn lora_down(
+        &mut self,
+        layer: usize,
+        group: Group,
+        x: Buffer,
+        v: Buffer,
+    ) -> Result<(), LaunchError> {
+        let Some(adapter) = &self.adapter else { return Ok(()) };
+        let n_in = group.linears()[0].shape(self.config).1;
+        let columns = adapter.layout.group(layer, group).columns;
+        let a = adapter.copy.view().slice(adapter.layout.a(layer, group, n_in));
+        let ([x], [v]) = self.memory.borrow([x], [v]);
+        let (x, mut v) = (cut(x, self.n * n_in), cut_mut(v, self.n * columns));
+        let scale = adapter.layout.scale;
+        lora_down::cuda::forward(self.cuda, self.n, n_in, columns, scale, x, a, &mut v, columns)
+    }
+
+    /// Fused, or by way of the scratch, as the dispatch table says for so many rows.
+    pub(super) fn linear(
+        &mut self,
+        layer: usize,
+        linear: Linear,
+        x: Buffer,
+        v: Option<Buffer>,
+        y: Buffer,
+        scratch: Option<Buffer>,
+    ) -> Result<(), LaunchError> {
+        let (n, cuda) = (self.n, self.cuda);
+        let w = self.weights.linear(layer, linear);
+        let (n_out, n_in) = linear.shape(self.config);
+        let fused = self.dispatch.forward_is_fused((n_out, n_in), n);
+        let adapter = self.adapter.as_deref();
+        // Without an adapter there is no V; x stands in for the borrow.
+        let v = v.unwrap_or(x);
+        let lora = |v| {
+            let adapter = adapter?;
+            let (slot, columns) = adapter.layout.slot(layer, linear)?;
+            let left = cut::<bf16>(v, n * columns);
+            Some(LowRank {
+                left: left.slice(slot.column.min(n * columns)..n * columns),
+                ld: columns,
+                r: slot.padded(),
+                right: adapter.copy.view().slice(adapter.layout.slot_b(slot)),
+            })
+        };
+        let Some(scratch) = scratch.filter(|_| !fused) else {
+            let ([x, v], [y]) = self.memory.borrow([x, v], [y]);
+            let (x, mut y) = (cut(x, n * n_in), cut_mut(y, n * n_out));
+            return nf4_linear::cuda::forward(cuda, n, x, w, lora(v), None, &mut y);
+        };
+        let ([x, v], [y, scratch]) = self.memory.borrow([x, v], [y, scratch]);
+        let mut decoded = cut_mut(scratch, n_out * n_in);
+        nf4_dequantize::cuda::forward(cuda, w, &mut decoded, n_in)?;
+        let x = cut(x, n * n_in);
+        let base = Segment { a: x, lda: n_in, b: decoded.as_view(), ldb: n_in, k: n_in };
+        let mut y = cut_mut(y, n * n_out);
+        match lora(v) {
+            None => gemm_bf16::cuda::nt(cuda, n, n_out, 1.0, &[base], &mut y, n_out),
+            Some(LowRank { left, ld, r, right }) => {
+                let lora = Segment { a: left, lda: ld, b: right, ldb: r, k: r };
+                gemm_bf16::cuda::nt(cuda, n, n_out, 1.0, &[base, lora], &mut y, n_out)
+            }
+        }
+    }
+
+    pub(super) fn rope(&mut self, q: Buffer, k: Buffer, rotate: Rotate) -> Result<(), LaunchError> {
+        let LlamaConfig { num_attention_heads, num_key_value_heads, head_dim, .. } = *self.config;
+        let ([], [q, k]) = self.memory.borrow([], [q, k]);
+        let mut q = cut_mut(q, self.n * num_attention_heads * head_dim);
+        let mut k = cut_mut(k, self.n * num_key_value_heads * head_dim);
+        rotate(
+            self.cuda,
+            self.weights.rope(),
+            self.batch.position_ids(),
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+            &mut q,
+            &mut k,
+        )
+    }
+
+    pub(super) fn attention(
+        &mut self,
+        q: Buffer,
+        k: Buffer,
+        v: Buffer,
+        o: Buffer,
+        lse: Buffer,
+    ) -> Result<(), LaunchError> {
+        let (n, dims) = (self.n, dims(self.config));
+        let ([q, k, v], [o, lse]) = self.memory.borrow([q, k, v], [o, lse]);
+        let (q_len, kv_len) = (n * dims.q_width(), n * dims.kv_width());
+        attention::cuda::forward(
+            self.cuda,
+            &dims,
+            self.batch.cu_seqlens(),
+            self.batch.documents(),
+            n,
+            cut(q, q_len),
+            cut(k, kv_len),
+            cut(v, kv_len),
+            &mut cut_mut(o, q_len),
+            &mut cut_mut(lse, n * dims.heads),
+        )
+    }
+
+    pub(super) fn cached_attention(
+        &mut self,
+        cache: &mut GpuCache,
+        layer: usize,
+        q: Buffer,
+        k: Buffer,
+        v: Buffer,
+        o: Buffer,
+    ) -> Result<(), LaunchError> {
+        let (n, dims, batch) = (self.n, dims(self.config), self.batch);
+        check_at_least("attention::decode", "layers of the cache", cache.k.len(), layer + 1)?;
+        let ([q, k, v], [o]) = self.memory.borrow([q, k, v], [o]);
+        let (q_len, kv_len) = (n * dims.q_width(), n * dims.kv_width());
+        attention::cuda::append(
+            self.cuda,
+            &dims,
+            batch.cu_seqlens(),
+            cache.rows,
+            n,
+            batch.cache_lens(),
+            cache.capacity,
+            cut(k, kv_len),
+            cut(v, kv_len),
+            &mut cache.k[layer].view_mut(),
+            &mut cache.v[layer].view_mut(),
+        )?;
+        attention::cuda::decode(
+            self.cuda,
+            &dims,
+            batch.cu_seqlens(),
+            cache.rows,
+            n,
+            batch.cache_totals(),
+            cache.capacity,
+            cut(q, q_len),
+            cache.k[layer].view(),
+            cache.v[layer].view(),
+            &mut cut_mut(o, q_len),
+        )
+    }
+
+    pub(super) fn swiglu(
+        &mut self,
+        gate: Buffer,
+        up: Buffer,
+        h: Buffer,
+    ) -> Result<(), LaunchError> {
+        let len = self.n * self.config.intermediate_size;
+        let ([gate, up], [h]) = self.memory.borrow([gate, up], [h]);
+        swiglu::cuda::forward(self.cuda, cut(gate, len), cut(up, len), &mut cut_mut(h, len))
+    }
+
+    pub(super) fn gather(&mut self, x: Buffer, out: Buffer) -> Result<(), LaunchError> {
+        let hidden = self.config.hidden_size;
+        let ([x], [out]) = self.memory.borrow([x], [out]);
+        let (x, mut out) = (cut(x, self.n * hidden), cut_mut(out, self.p * hidden));
+        embedding::cuda::gather(self.cuda, x, self.batch.positions(), hidden, &mut out)
+    }
+
+    pub(super) fn logits(&mut self, h: Buffer, logits: Buffer) -> Result<(), LaunchError> {
+        let (hidden, ld) = (self.config.hidden_size, logits_pitch(self.config.vocab_size));
+        let w = self.weights.head();
+        let ([h], [logits]) = self.memory.borrow([h], [logits]);
+        let (h, mut logits) = (cut(h, self.p * hidden), cut_mut(logits, self.p * ld));
+        head::cuda::forward(self.cuda, self.p, hidden, h, w, &mut logits, ld)
+    }
+
+    pub(super) fn loss(
+        &mut self,
+        h: Buffer,
+        logits: Buffer,
+        losses: Buffer,
+    ) -> Result<(), LaunchError> {
+        let (hidden, vocab, cuda) = (self.config.hidden_size, self.config.vocab_size, self.cuda);
+        let (w, ld) = (self.weights.head(), logits_pitch(vocab));
+        let targets = self.batch.targets();
+        let ([h], [logits, losses]) = self.memory.borrow([h], [logits, losses]);
+        let (h, mut losses) = (cut::<bf16>(h, self.p * hidden), cut_mut(losses, self.p));
+        let mut logits = logits.cast::<f32>();
+        for start in (0..self.p).step_by(LOSS_CHUNK) {
+            let end = self.p.min(start + LOSS_CHUNK);
+            let h = h.slice(start * hidden..end * hidden);
+            let mut logits = logits.reborrow().slice(0..(end - start) * ld);
+            head::cuda::forward(cuda, end - start, hidden, h, w, &mut logits, ld)?;
+            let losses = &mut losses.reborrow().slice(start..end);
+            let (logits, targets) = (logits.as_view(), targets.slice(start..end));
+            cross_entropy::cuda::forward(cuda, vocab, logits, ld, targets, losses)?;
+        }
+        Ok(())
+    }
+}
