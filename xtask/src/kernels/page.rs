@@ -15,8 +15,8 @@ pub fn render(files: &BTreeMap<String, Vec<Kernel>>) -> String {
         let _ = write!(
             out,
             "\n## {file}\n\n\
-         \x20   | kernel | threads | registers | spills | shared memory | blocks | warps | limited by | mma | instructions per mma |\n\
-         \x20   | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+         | kernel | threads | registers | spills | shared memory | blocks | warps | limited by | mma | instructions per mma |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
         );
         kernels.iter().for_each(|kernel| out += &row(kernel));
     }
