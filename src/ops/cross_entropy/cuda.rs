@@ -50,7 +50,7 @@ pub fn forward_backward(
     let (grid, columns, ld) = check_logits(vocab, logits, ld, targets, losses)?;
     check_at_least(OP, "pitch of dlogits", ld_out, vocab)?;
     check_multiple(OP, "pitch of dlogits", ld_out, 8)?;
-    check(OP, "len of dlogits", dlogits.len(), targets.len() * ld_out)?;
+    check(OP, "len of dlogits", dlogits.len(), targets.len().saturating_mul(ld_out))?;
     let ld_out = dimension(OP, "pitch of dlogits", ld_out)?;
     let launch = Launch::new(cuda, &SOURCE, "cross_entropy_forward_backward", grid, THREADS);
     let launch = launch.read(logits).read(targets).write(losses).write(dlogits);
@@ -70,7 +70,7 @@ fn check_logits(
     let count = targets.len();
     check_at_least(OP, "columns of a row", vocab, 1)?;
     check_at_least(OP, "pitch of logits", ld, vocab)?;
-    let len = if count == 0 { 0 } else { (count - 1) * ld + vocab };
+    let len = if count == 0 { 0 } else { (count - 1).saturating_mul(ld).saturating_add(vocab) };
     check_at_least(OP, "len of logits", logits.len(), len)?;
     check(OP, "len of losses", losses.len(), count)?;
     let grid = [dimension(OP, "positions", count)? as u32, 1, 1];

@@ -45,7 +45,7 @@ pub fn gather(
     out: &mut ViewMut<bf16>,
 ) -> Result<(), LaunchError> {
     let count = rows(OP, "len of x to gather", x.len(), hidden)?;
-    check(OP, "len of out to gather to", out.len(), positions.len() * hidden)?;
+    check(OP, "len of out to gather to", out.len(), positions.len().saturating_mul(hidden))?;
     let (count, width) = (dimension(OP, "rows", count)?, dimension(OP, "hidden", hidden)?);
     let grid = [dimension(OP, "positions", positions.len())? as u32, 1, 1];
     let launch = Launch::new(cuda, &SOURCE, "embedding_gather_rows", grid, ROW_THREADS);
@@ -64,7 +64,7 @@ pub fn scatter(
     out: &mut ViewMut<bf16>,
 ) -> Result<(), LaunchError> {
     let count = rows(OP, "len of out to scatter to", out.len(), hidden)?;
-    check(OP, "len of x to scatter", x.len(), positions.len() * hidden)?;
+    check(OP, "len of x to scatter", x.len(), positions.len().saturating_mul(hidden))?;
     let (count, width) = (dimension(OP, "rows", count)?, dimension(OP, "hidden", hidden)?);
     let grid = [dimension(OP, "positions", positions.len())? as u32, 1, 1];
     cuda.fill(out, 0)?;

@@ -106,8 +106,8 @@ fn check_shapes(
 ) -> Result<(), ShapeError> {
     check(OP, "head_dim of the tables", table_dim, head_dim)?;
     check(OP, "head_dim % 2", head_dim % 2, 0)?;
-    let count = rows(OP, "len of q", q_len, heads * head_dim)?;
+    let count = rows(OP, "len of q", q_len, heads.saturating_mul(head_dim))?;
     check(OP, "rows of q", count, tokens)?;
-    let count = rows(OP, "len of k", k_len, kv_heads * head_dim)?;
+    let count = rows(OP, "len of k", k_len, kv_heads.saturating_mul(head_dim))?;
     check(OP, "rows of k", count, tokens)
 }
