@@ -126,6 +126,55 @@ fn cuda(c: &mut Criterion) {
     group.finish();
 }
 
+/// Backward of the same.
+#[cfg(feature = "cuda")]
+fn cuda_backward(c: &mut Criterion) {
+    use common::attention::{Saved, assert_gradients};
+    use dayrun::device::cuda::Buf;
+    use dayrun::ops::attention::cuda;
+    let Some(gpu) = common::gpu::any() else { return };
+    let dims = Dims { heads: 32, kv_heads: 8, head_dim: 128, scale: 128f32.sqrt().recip() };
+    let tokens = 8192;
+    let (qw, kw) = (tokens * dims.q_width(), tokens * dims.kv_width());
+    let inputs = [input(qw, 1), input(kw, 2), input(kw, 3), input(qw, 4)];
+    let [q, k, v, d_o] = inputs.each_ref().map(|values| gpu.upload(values).unwrap());
+    let alloc = |len| gpu.alloc::<bf16>(len).unwrap();
+    let (mut o, mut gradients) = (alloc(qw), [alloc(qw), alloc(kw), alloc(kw)]);
+    let stats = || gpu.alloc::<f32>(tokens * dims.heads).unwrap();
+    let (mut lse, mut delta) = (stats(), stats());
+    let mut group = c.benchmark_group(format!("attention/{}", gpu.name()));
+    for length in [64, 2048] {
+        let cu = documents(tokens, length);
+        let pairs = (tokens / length * length * (length + 1) / 2 * dims.q_width()) as u64;
+        let (count, cu_seqlens) = (cu.len() - 1, gpu.upload(&cu).unwrap());
+        let (cu, q, k, v) = (cu_seqlens.view(), q.view(), k.view(), v.view());
+        let (to, stats) = (&mut o.view_mut(), &mut lse.view_mut());
+        cuda::forward(&gpu, &dims, cu, count, tokens, q, k, v, to, stats).unwrap();
+        let (o, lse, d_o) = (to.as_view(), stats.as_view(), d_o.view());
+        let mut run = |[dq, dk, dv]: &mut [Buf<bf16>; 3]| {
+            let (delta, dq) = (&mut delta.view_mut(), &mut dq.view_mut());
+            let (dk, dv) = (&mut dk.view_mut(), &mut dv.view_mut());
+            cuda::backward(&gpu, &dims, cu, count, tokens, q, k, v, o, lse, d_o, delta, dq, dk, dv)
+                .unwrap();
+            gpu.synchronize().unwrap();
+        };
+        run(&mut gradients);
+        if length == 64 {
+            // The first two documents.
+            let part = |values: &[bf16]| common::to_f64(&values[..values.len() / tokens * 128]);
+            let [q, k, v, d_o] = inputs.each_ref().map(|values| part(values));
+            let [dq, dk, dv] = gradients.each_ref().map(|buf| gpu.download(buf.view()).unwrap());
+            let got = [&dq[..q.len()], &dk[..k.len()], &dv[..v.len()]];
+            assert_gradients(&dims, &[0, 64, 128], [&q, &k, &v, &d_o], Saved::Forward, got);
+        }
+        group.throughput(Throughput::Elements(10 * pairs));
+        group.bench_function(BenchmarkId::new("backward", length), |b| {
+            b.iter(|| run(&mut gradients));
+        });
+    }
+    group.finish();
+}
+
 /// The first two documents against the reference; the bound is derived in tests/ops/cuda/attention.rs. Inputs are
 /// below 1, so scores are below scale·head_dim.
 #[cfg(feature = "cuda")]
@@ -148,5 +197,8 @@ fn check(dims: &Dims, length: usize, [q, k, v]: [&[bf16]; 3], o: &[bf16]) {
 #[cfg(not(feature = "cuda"))]
 fn cuda(_: &mut Criterion) {}
 
-criterion_group!(benches, packed, decode, cuda);
+#[cfg(not(feature = "cuda"))]
+fn cuda_backward(_: &mut Criterion) {}
+
+criterion_group!(benches, packed, decode, cuda, cuda_backward);
 criterion_main!(benches);

@@ -3,6 +3,7 @@
 // Every binary that includes this uses a part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod attention;
 pub mod close;
 pub mod golden;
 #[cfg(feature = "cuda")]

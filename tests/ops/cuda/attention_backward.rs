@@ -6,13 +6,11 @@ use dayrun::device::cuda::{Buf, Cuda};
 use dayrun::ops::attention::{Dims, cuda, reference};
 use half::bf16;
 
+use crate::common::attention::{Saved, TILE, assert_gradients};
 use crate::common::gpu::{self, Bits};
-use crate::common::{DType, Rng, Tol, abs_dot, assert_close, assert_same_bits, dot};
+use crate::common::{DType, Rng, Tol, abs_dot, assert_close, assert_same_bits, cast, dot};
 
-/// Keys or rows in a tile of the kernels.
-const TILE: usize = 64;
-
-/// Inputs exact in bf16, in f64; o and lse are the reference's, rounded to what forward stores.
+/// Inputs exact in bf16, in f64.
 struct Case {
     dims: Dims,
     cu: Vec<u32>,
@@ -28,14 +26,6 @@ struct Got {
     dq: Vec<bf16>,
     dk: Vec<bf16>,
     dv: Vec<bf16>,
-}
-
-/// What errors of an output's terms are relative to.
-struct Magnitudes {
-    /// Σ|terms| that are rounded to bf16 on the way.
-    rounded: Vec<f64>,
-    /// Σ|terms| with every sum inside of them made of positive terms.
-    all: Vec<f64>,
 }
 
 fn dims(kv_heads: usize, group: usize, head_dim: usize) -> Dims {
@@ -114,11 +104,7 @@ impl Case {
         self.cu[self.cu.len() - 1] as usize
     }
 
-    fn longest(&self) -> usize {
-        self.cu.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0)
-    }
-
-    /// (o, lse) as forward stores them.
+    /// (o, lse) of the reference, rounded to what forward stores.
     fn saved(&self) -> (Vec<bf16>, Vec<f32>) {
         let Case { dims, cu, q, k, v, .. } = self;
         let (o, lse) = reference::forward(dims, cu, q, k, v);
@@ -187,38 +173,10 @@ impl Case {
         }
     }
 
-    /// Where the tolerances come from. With S = scale·max Σ|q||k| and L = S + ln keys ≥ |lse|, the exponent of P is
-    /// off by S·(chain(head_dim) + 2) units for the score (its sum, the factor and its log2(e)), by 3 L for lse (as
-    /// it is stored, log2(e), the product), by S + L for their difference; exp2 may be off by 4. P and dS are rounded
-    /// to bf16 once each, as operands, and so is the result. dS has a product with the difference of two sums of
-    /// head_dim terms. In it delta is made of the o that was stored, which was rounded to bf16 (see magnitudes).
-    fn compare(&self, got: &Got) {
+    fn compare(&self, got: &Got, o: &[bf16], saved: Saved) {
         let Case { dims, cu, q, k, v, d_o } = self;
-        let d = dims.head_dim;
-        let (dq, dk, dv) = reference::backward(dims, cu, q, k, v, d_o);
-        let (score, dq_sizes, dk_sizes, dv_sizes) = self.magnitudes();
-        let longest = self.longest();
-        let chain = (d as f64).min(6.0 * (d as f64).sqrt());
-        let lse_size = score + (longest.max(2) as f64).ln();
-        let exponent = score * (chain + 2.0) + 3.0 * lse_size + score + lse_size;
-        let p = Tol::new(DType::F32).steps(exponent.ceil() as usize + 4);
-        let ds = p.sum_len(2 * d).steps(4);
-        let rows = longest * dims.group();
-
-        let close = |name: &str, got: &[bf16], want: &[f64], f32_part: Tol, sizes: Magnitudes| {
-            // Errors of f32 in units of bf16's, so that one tolerance holds both.
-            let share = f32_part.relative() / DType::Bf16.unit_roundoff();
-            let sizes: Vec<f64> =
-                sizes.rounded.iter().zip(&sizes.all).map(|(r, all)| r + share * all).collect();
-            let tol = Tol::new(DType::Bf16).rounds(1).round_result();
-            assert_close(name, got, want, tol.magnitudes(&sizes).cols(d));
-        };
-        close("attention_backward dv", &got.dv, &dv, p.sum_len(rows), dv_sizes);
-        close("attention_backward dk", &got.dk, &dk, ds.sum_len(rows), dk_sizes);
-        close("attention_backward dq", &got.dq, &dq, ds.sum_len(longest), dq_sizes);
-
-        let (o, _) = self.saved();
-        let o: Vec<f64> = o.iter().map(|&o| o.into()).collect();
+        assert_gradients(dims, cu, [q, k, v, d_o], saved, [&got.dq, &got.dk, &got.dv]);
+        let (o, d): (Vec<f64>, usize) = (o.iter().map(|&o| o.into()).collect(), dims.head_dim);
         let heads = || o.chunks_exact(d).zip(d_o.chunks_exact(d));
         let want: Vec<f64> = heads().map(|(o, d_o)| dot(o, d_o)).collect();
         let sizes: Vec<f64> = heads().map(|(o, d_o)| abs_dot(o, d_o)).collect();
@@ -226,55 +184,27 @@ impl Case {
         assert_close("attention_backward delta", &got.delta, &want, tol);
     }
 
-    /// (S, and for dq, dk, dv what their errors are relative to).
-    ///
-    /// The rounding of a row's o moves all dS of the row by P times the same number, at most u Σ|d_o||o|: dq by
-    /// that number times Σ P k, in which the keys cancel. A P below the smallest normal f32 may become 0.
-    fn magnitudes(&self) -> (f64, Magnitudes, Magnitudes, Magnitudes) {
-        let Case { dims, cu, q, k, v, d_o } = self;
-        let (d, scale) = (dims.head_dim, f64::from(dims.scale.abs()));
-        // In units of bf16, as all that is rounded.
-        let lost = f64::from(f32::MIN_POSITIVE) / DType::Bf16.unit_roundoff();
-        let (o, _) = reference::forward(dims, cu, q, k, v);
-        let none = |like: &[f64]| Magnitudes {
-            rounded: vec![0.0; like.len()],
-            all: vec![0.0; like.len()],
-        };
-        let (mut score, mut dq, mut dk, mut dv) = (0f64, none(q), none(k), none(k));
-        reference::for_each_query(dims, cu, |row, keys| {
-            let at = row * d;
-            let (q, d_o, o) = (&q[at..at + d], &d_o[at..at + d], &o[at..at + d]);
-            let (p, _) = reference::probabilities(dims, q, k, &keys);
-            let (delta, delta_size) = (dot(d_o, o), abs_dot(d_o, o));
-            let mut mean_key = vec![0.0; d];
-            for (p, key) in p.iter().zip(keys) {
-                let to = key * d;
-                let (k, v) = (&k[to..to + d], &v[to..to + d]);
-                score = score.max(scale * abs_dot(q, k));
-                let p_size = p + lost;
-                let ds = scale * p_size * (dot(d_o, v) - delta).abs();
-                let all = scale * p_size * (abs_dot(d_o, v) + delta_size);
-                let moved = scale * p_size * delta_size;
-                for c in 0..d {
-                    dq.rounded[at + c] += ds * k[c].abs();
-                    dq.all[at + c] += all * k[c].abs();
-                    dk.rounded[to + c] += (ds + moved) * q[c].abs();
-                    dk.all[to + c] += all * q[c].abs();
-                    dv.rounded[to + c] += p_size * d_o[c].abs();
-                    mean_key[c] += p * k[c];
-                }
-            }
-            for (c, mean) in mean_key.iter().enumerate() {
-                dq.rounded[at + c] += scale * delta_size * mean.abs();
-            }
-        });
-        dv.all.clone_from(&dv.rounded);
-        (score, dq, dk, dv)
+    /// (o, lse) of forward's kernel.
+    fn forward(&self, gpu: &Arc<Cuda>) -> (Vec<bf16>, Vec<f32>) {
+        let Case { dims, cu, q, k, v, .. } = self;
+        let up = |x: &[f64]| gpu.upload(&cast::<bf16>(x)).unwrap();
+        let (tokens, documents) = (self.tokens(), cu.len() - 1);
+        let (q, k, v, cu) = (up(q), up(k), up(v), gpu.upload(cu).unwrap());
+        let mut o = gpu.alloc(q.len()).unwrap();
+        let mut lse = gpu.alloc(tokens * dims.heads).unwrap();
+        let (to, stats) = (&mut o.view_mut(), &mut lse.view_mut());
+        let (q, k, v) = (q.view(), k.view(), v.view());
+        cuda::forward(gpu, dims, cu.view(), documents, tokens, q, k, v, to, stats).unwrap();
+        (gpu.download(o.view()).unwrap(), gpu.download(lse.view()).unwrap())
     }
 
-    fn check(&self, gpu: &Arc<Cuda>, bits: &mut Bits) {
-        let got = self.run(gpu);
-        self.compare(&got);
+    fn check(&self, gpu: &Arc<Cuda>, saved: Saved, bits: &mut Bits) {
+        let (o, lse) = match saved {
+            Saved::Reference => self.saved(),
+            Saved::Forward => self.forward(gpu),
+        };
+        let got = self.run_with(gpu, 0, 0, &o, &lse);
+        self.compare(&got, &o, saved);
         bits.add(&got.delta);
         bits.add(&got.dq);
         bits.add(&got.dk);
@@ -286,10 +216,11 @@ impl Case {
 fn backward_equals_the_reference() {
     gpu::run("cuda::attention_backward::backward_equals_the_reference", |gpu, bits| {
         let mut rng = Rng::new(1);
-        for _ in 0..gpu::shapes() {
+        for shape in 0..gpu::shapes() {
             let (dims, lens) = (random_dims(&mut rng), random_lens(&mut rng, 5));
             let peak = [0.25, 1.0, 4.0][rng.below(3)];
-            Case::new(dims, &lens, peak, &mut rng).check(gpu, bits);
+            let saved = [Saved::Reference, Saved::Forward][shape % 2];
+            Case::new(dims, &lens, peak, &mut rng).check(gpu, saved, bits);
         }
     });
 }
@@ -328,19 +259,19 @@ fn extreme_scores_stay_finite() {
             let mut case = Case::new(dims(1, 2, 64), &[90, 2], peak, &mut rng);
             // The largest score of all comes first for some queries, last for others.
             case.q[..6].fill(peak);
-            case.check(gpu, bits);
+            case.check(gpu, Saved::Reference, bits);
         }
         // Every score about +-1e4, in one direction: all keys tie, and lse is far from 0.
         for sign in [1.0, -1.0] {
             let mut case = Case::new(dims(1, 1, 64), &[70], 1.0, &mut rng);
             case.q.fill(32.0);
             case.k.fill(sign * 40.0);
-            case.check(gpu, bits);
+            case.check(gpu, Saved::Reference, bits);
         }
         // A negative factor turns the order of the scores round.
         let mut dims = dims(2, 2, 128);
         dims.scale = -0.125;
-        Case::new(dims, &[67], 1.0, &mut rng).check(gpu, bits);
+        Case::new(dims, &[67], 1.0, &mut rng).check(gpu, Saved::Reference, bits);
     });
 }
 
