@@ -40,6 +40,26 @@ pub enum LaunchError {
     Cuda(#[from] crate::device::cuda::CudaError),
 }
 
+/// The kernels that running a model takes.
+#[cfg(feature = "cuda")]
+pub fn cuda_sources() -> [&'static crate::device::cuda::Source; 13] {
+    [
+        &adamw::cuda::SOURCE,
+        &attention::cuda::SOURCE,
+        &attention::cuda::BACKWARD_SOURCE,
+        &cross_entropy::cuda::SOURCE,
+        &embedding::cuda::SOURCE,
+        &gemm_bf16::cuda::SOURCE,
+        &lora_grad::cuda::SOURCE,
+        &nf4_dequantize::cuda::SOURCE,
+        &nf4_linear::cuda::SOURCE,
+        &reduce::cuda::SOURCE,
+        &rms_norm::cuda::SOURCE,
+        &rope::cuda::SOURCE,
+        &swiglu::cuda::SOURCE,
+    ]
+}
+
 /// A dimension as kernels take it, an `int`.
 #[cfg(feature = "cuda")]
 pub fn dimension(op: &'static str, what: &'static str, n: usize) -> Result<i32, ShapeError> {

@@ -71,9 +71,9 @@ impl<T> Drop for Buf<T> {
         let bytes = self.len * size_of::<T>();
         self.cuda.returned(bytes);
         if bytes > 0 && self.cuda.bind().is_ok() {
-            // SAFETY: allocated by the same context, and nothing borrows it any more. Work that was asked
-            // for on the stream is waited for by the driver before it frees. After a fault there is
-            // nothing left to free.
+            // Kernels that were asked for may still use it. After a fault there is nothing left to free.
+            let _ = self.cuda.synchronize();
+            // SAFETY: allocated by the same context, nothing borrows it any more, and all work is done.
             let _ = unsafe { result::free_sync(self.pointer) };
         }
     }

@@ -117,7 +117,7 @@ impl Cuda {
             context,
             stream,
             info,
-            limit: memory.unwrap_or(free_bytes).min(free_bytes),
+            limit: memory.unwrap_or(usize::MAX).min(usable(free_bytes)),
             used: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             kernels: Mutex::default(),
@@ -275,9 +275,15 @@ impl Cuda {
     }
 }
 
+/// What a run may plan with: not the whole of it, for the kernels' code and the driver's rounding of
+/// allocations (to 2 MiB) come on top.
+fn usable(free_bytes: usize) -> usize {
+    free_bytes - (free_bytes / 16).min(256 << 20)
+}
+
 impl Drop for Cuda {
     fn drop(&mut self) {
-        if self.bind().is_err() {
+        if self.synchronize().is_err() {
             return;
         }
         for &module in self.modules.get_mut().map(|map| map.values()).into_iter().flatten() {

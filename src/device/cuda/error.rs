@@ -67,6 +67,18 @@ impl CudaError {
             CudaError::OutOfMemory { .. } => {
                 "lower train.micro_batch_tokens or lora.r, or raise train.memory"
             }
+            CudaError::Driver { code, .. } | CudaError::Launch { code, .. } => {
+                match code.as_str() {
+                    "CUDA_ERROR_OUT_OF_MEMORY" => {
+                        "lower train.micro_batch_tokens or lora.r, or lower train.memory to what is free"
+                    }
+                    "CUDA_ERROR_JIT_COMPILER_NOT_FOUND" => {
+                        "the driver's PTX compiler (libnvidia-ptxjitcompiler) is missing: in a container, \
+                     NVIDIA_DRIVER_CAPABILITIES must include compute"
+                    }
+                    _ => return None,
+                }
+            }
             _ => return None,
         };
         Some(text.into())

@@ -146,10 +146,15 @@ impl<'a> Launch<'a> {
 }
 
 impl Cuda {
-    /// Loads a source's PTX, which the driver compiles for the device: before the hot loop.
+    /// Loads a source's PTX, which the driver compiles for the device, and all its kernels, which newer drivers
+    /// load only when they are asked for: before memory is planned, and before anything is timed.
     pub fn load(&self, source: &'static Source) -> Result<(), CudaError> {
         self.bind()?;
-        self.module(source).map(drop)
+        for entry in source.ptx.split(".entry ").skip(1) {
+            let name = entry.split(|c: char| !c.is_alphanumeric() && c != '_').next();
+            self.kernel(source, name.unwrap_or_default())?;
+        }
+        Ok(())
     }
 
     fn module(&self, source: &'static Source) -> Result<sys::CUmodule, CudaError> {

@@ -44,6 +44,10 @@ impl Gpu {
         if let Some((out_features, in_features)) = dispatch.missing(&weights.config) {
             return Err(GpuError::Dispatch { out_features, in_features });
         }
+        // The driver compiles the kernels now, while there is room, not in the first step.
+        for source in crate::ops::cuda_sources() {
+            cuda.load(source)?;
+        }
         let weights = Arc::new(GpuWeights::new(cuda, weights)?);
         Ok(Self { weights, dispatch: Arc::new(dispatch), cpu_until: None })
     }

@@ -8,7 +8,7 @@
 
 mod backward;
 
-pub use backward::backward;
+pub use backward::{SOURCE as BACKWARD_SOURCE, backward};
 
 use half::bf16;
 
