@@ -119,6 +119,11 @@ fn compile(toolchain: &Toolchain, file: &Path, request: &Request) -> Result<Stri
         options.push("-lineinfo");
     }
     let name = shown(file);
+    // Products and sums of the engine's kernels are rounded apart unless a kernel asks for an fma by name: else each
+    // driver's compiler would choose which to fuse, and the same run would give other bits with another driver.
+    if name.starts_with("kernels/") {
+        options.push("--fmad=false");
+    }
     // What is included with quotes lies beside the source.
     let whole = fs::canonicalize(file).map_err(Error::io("finding", file))?;
     let folder = whole.parent().unwrap_or(Path::new("/"));
