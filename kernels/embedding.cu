@@ -47,7 +47,7 @@ embedding_scatter_rows(const bf16 *x, const unsigned *positions, bf16 *out, int 
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-embedding_add(const bf16 *x, const bf16 *residual, bf16 *out, int n) {
+embedding_add(const bf16 *x, const bf16 *residual, bf16 *out, size_t n) {
     size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (i >= n) return;
     out[i] = __float2bfloat16_rn(__bfloat162float(residual[i]) + __bfloat162float(x[i]));

@@ -20,7 +20,7 @@ __device__ __forceinline__ float silu(float g, float &exp) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-swiglu_forward(const bf16 *gate, const bf16 *up, bf16 *h, int n) {
+swiglu_forward(const bf16 *gate, const bf16 *up, bf16 *h, size_t n) {
     size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (i >= n) return;
     float exp;
@@ -28,7 +28,7 @@ swiglu_forward(const bf16 *gate, const bf16 *up, bf16 *h, int n) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-swiglu_backward(bf16 *gate, bf16 *up, bf16 *dh, int n) {
+swiglu_backward(bf16 *gate, bf16 *up, bf16 *dh, size_t n) {
     size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (i >= n) return;
     float g = __bfloat162float(gate[i]), u = __bfloat162float(up[i]), d = __bfloat162float(dh[i]), exp;

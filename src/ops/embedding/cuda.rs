@@ -83,10 +83,10 @@ pub fn add(
 ) -> Result<(), LaunchError> {
     check(OP, "len of residual", residual.len(), x.len())?;
     check(OP, "len of the sum", out.len(), x.len())?;
-    let n = dimension(OP, "elements", x.len())?;
-    let grid = [(n as u32).div_ceil(THREADS), 1, 1];
+    let n = x.len();
+    let grid = [dimension(OP, "blocks", n.div_ceil(THREADS as usize))? as u32, 1, 1];
     let launch = Launch::new(cuda, &SOURCE, "embedding_add", grid, THREADS);
-    let launch = launch.read(x).read(residual).write(out).value(n);
+    let launch = launch.read(x).read(residual).write(out).value(n as u64);
     // SAFETY: the lengths are checked above; a thread touches one element below n.
     Ok(unsafe { launch.run() }?)
 }

@@ -22,10 +22,10 @@ pub fn forward(
 ) -> Result<(), LaunchError> {
     check(OP, "len of up", up.len(), gate.len())?;
     check(OP, "len of h", h.len(), gate.len())?;
-    let n = dimension(OP, "elements", gate.len())?;
-    let grid = [(n as u32).div_ceil(THREADS), 1, 1];
+    let n = gate.len();
+    let grid = [dimension(OP, "blocks", n.div_ceil(THREADS as usize))? as u32, 1, 1];
     let launch = Launch::new(cuda, &SOURCE, "swiglu_forward", grid, THREADS);
-    let launch = launch.read(gate).read(up).write(h).value(n);
+    let launch = launch.read(gate).read(up).write(h).value(n as u64);
     // SAFETY: the lengths are checked above; a thread touches one element below n.
     Ok(unsafe { launch.run() }?)
 }
@@ -39,10 +39,10 @@ pub fn backward(
 ) -> Result<(), LaunchError> {
     check(OP, "len of up", up.len(), gate.len())?;
     check(OP, "len of dh", dh.len(), gate.len())?;
-    let n = dimension(OP, "elements", gate.len())?;
-    let grid = [(n as u32).div_ceil(THREADS), 1, 1];
+    let n = gate.len();
+    let grid = [dimension(OP, "blocks", n.div_ceil(THREADS as usize))? as u32, 1, 1];
     let launch = Launch::new(cuda, &SOURCE, "swiglu_backward", grid, THREADS);
-    let launch = launch.write(gate).write(up).write(dh).value(n);
+    let launch = launch.write(gate).write(up).write(dh).value(n as u64);
     // SAFETY: the lengths are checked above; a thread touches one element below n.
     Ok(unsafe { launch.run() }?)
 }
