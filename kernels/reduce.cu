@@ -25,7 +25,8 @@ __device__ __forceinline__ T block_fold(T x, Fold fold) {
         __syncthreads();
         if (threadIdx.x < step) values[threadIdx.x] = fold(values[threadIdx.x], values[threadIdx.x + step]);
     }
-    return values[0];
+    // Thread 0 alone may look: the others are not behind its last sum.
+    return threadIdx.x == 0 ? values[0] : T();
 }
 
 __device__ __forceinline__ double add(double a, double b) {

@@ -32,7 +32,7 @@ fn check(gpu: &Arc<Cuda>, n: usize, x: &[f32], bits: &mut Bits) {
         (gpu.alloc::<u8>(n.div_ceil(2)).unwrap(), gpu.alloc::<f32>(n.div_ceil(64)).unwrap());
     let exact = x.iter().all(|x| bf16::from_f32(*x).to_f32() == *x);
     let (to, scales) = (&mut codes.view_mut(), &mut absmax.view_mut());
-    if exact && n % 2 == 0 {
+    if exact && n.is_multiple_of(2) {
         let x: Vec<bf16> = x.iter().map(|x| bf16::from_f32(*x)).collect();
         cuda::forward_bf16(gpu, gpu.upload(&x).unwrap().view(), to, scales).unwrap();
     } else {
