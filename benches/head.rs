@@ -46,12 +46,12 @@ fn bench<E: GemmElement>(c: &mut Criterion) {
     group.finish();
 }
 
-/// 1024 positions of an 8B model on the GPU, if there is one; each time waits for the device.
+/// 1024 positions of a 7B model on the GPU, if there is one; each time waits for the device.
 #[cfg(feature = "cuda")]
 fn cuda(c: &mut Criterion) {
     use dayrun::ops::head::cuda;
     let Some(gpu) = common::gpu::any() else { return };
-    let (m, hidden, vocab, checked) = (1024, 4096, 128_256, 1);
+    let (m, hidden, vocab, checked) = (1024, 4096, 32_000, 1);
     let mut rng = Rng::new(1);
     let (wide_h, wide_w) = (rng.values(m * hidden, 1.0), rng.values(vocab * hidden, 0.02));
     let (h, w) = (cast::<bf16>(&wide_h), cast::<bf16>(&wide_w));

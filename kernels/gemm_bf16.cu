@@ -10,7 +10,8 @@
 //           and a wide one row by row, so that the operand used again is in L2.
 // Pipeline  cp.async fills one of 3 stages, 32 of k deep, while another is multiplied: 48 KiB at most.
 // Edges     cp.async writes zeros for what lies outside a matrix and reads nothing there.
-// Source    the fragments of mma.m16n8k16: PTX ISA 8.1, "Matrix Fragments for mma.m16n8k16"
+// Source    PTX ISA 8.1, "Matrix Fragments for mma.m16n8k16"; base and adapter, Hu et al. 2021 (arXiv 2106.09685),
+//           section 4.1
 //
 // Why not a matrix with pitch K + r that holds [W | B]: x would have to be copied beside V, and an adapter that
 // changes every step beside a weight that does not.
@@ -80,7 +81,7 @@ __device__ __forceinline__ void multiply_tile(const Product &p, Out *out) {
         }
         async_commit();
     };
-#pragma unroll
+#pragma unroll 1
     for (int stage = 0; stage < STAGES - 1; stage++) fetch(stage);
 
     float sums[WARP_M / 16][WARP_N / 8][4] = {};
@@ -165,7 +166,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) gemm_bf16_nn_128x128(const
     multiply_tile<128, 128, 2, true>(p, c);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) gemm_bf16_nn_64x64(const Product p, bf16 *c) {
+// Two blocks on a multiprocessor: for three ptxas would spill on sm_80.
+extern "C" __global__ void __launch_bounds__(THREADS, 2) gemm_bf16_nn_64x64(const Product p, bf16 *c) {
     multiply_tile<64, 64, 4, true>(p, c);
 }
 

@@ -1,6 +1,7 @@
 // lora_grad.cu — dA[j,i] += Σ_t U[t,j]·x[t,i]  and  dB[o,j] += Σ_t dy[t,o]·V[t,j], for every adapter of a group at once
 //
-// Shapes    left (U or V): bf16 [m, columns] at pitch ld, the adapters' columns side by side   right (x or dy): bf16 [m, n]
+// Shapes    left (U or V): bf16 [m, columns] at pitch ld, the adapters' columns side by side
+//           right (x or dy): bf16 [m, n], n and ld multiples of 8
 //           partial: f32 [splits, columns, n]   grads: f32, flat: dA [r, n] and dB [n, r] where a Part says
 // Writes    lora_grad_product: partial, all of it.   lora_grad_add_rows, lora_grad_add_columns ADD to grads.
 // Work      product: a block of 256 threads makes 64 columns x 128 of n over one split of m; each of its 8 warps all 64
@@ -18,13 +19,15 @@ constexpr int THREADS = 256, COLUMNS = 64, N = 128, DEPTH = 32, STAGES = 3, PART
 constexpr int LEFT_BYTES = DEPTH * COLUMNS * 2, STAGE_BYTES = LEFT_BYTES + DEPTH * N * 2;
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-lora_grad_product(const bf16 *left, const bf16 *right, float *partial, int m, int n, int columns, int ld, int split_rows) {
+lora_grad_product(const bf16 *left, const bf16 *right, float *partial, int m, int n, int columns, int ld,
+                  int split_rows) {
     __shared__ __align__(128) unsigned char stages[STAGES * STAGE_BYTES];
     const unsigned shared = shared_address(stages);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     // Blocks that read the same part of x are neighbours.
     const int first = blockIdx.x * COLUMNS, column = blockIdx.y * N, split = blockIdx.z;
-    const int from = min((long long)split * split_rows, (long long)m), to = min((long long)from + split_rows, (long long)m);
+    const int from = min((long long)split * split_rows, (long long)m);
+    const int to = min((long long)from + split_rows, (long long)m);
     const int steps = (to - from + DEPTH - 1) / DEPTH;
     const int used = min(columns - first, COLUMNS);
 
@@ -36,7 +39,7 @@ lora_grad_product(const bf16 *left, const bf16 *right, float *partial, int m, in
         }
         async_commit();
     };
-#pragma unroll
+#pragma unroll 1
     for (int step = 0; step < STAGES - 1; step++) fetch(step);
 
     float sums[COLUMNS / 16][2][4] = {};
@@ -105,11 +108,13 @@ __device__ __forceinline__ void add(const float *partial, float *grads, const Pa
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-lora_grad_add_rows(const float *partial, float *grads, const __grid_constant__ Parts parts, int n, int columns, int splits) {
+lora_grad_add_rows(const float *partial, float *grads, const __grid_constant__ Parts parts, int n, int columns,
+                   int splits) {
     add<false>(partial, grads, parts, n, columns, splits);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-lora_grad_add_columns(const float *partial, float *grads, const __grid_constant__ Parts parts, int n, int columns, int splits) {
+lora_grad_add_columns(const float *partial, float *grads, const __grid_constant__ Parts parts, int n, int columns,
+                      int splits) {
     add<true>(partial, grads, parts, n, columns, splits);
 }

@@ -61,9 +61,9 @@ __device__ __forceinline__ unsigned swizzled(int row, int c) {
     return (row * CHUNKS + (c ^ (CHUNKS >= 8 ? row % 8 : row / (8 / CHUNKS) % CHUNKS))) * 16;
 }
 
-// Asks for a tile of ROWS x 8·CHUNKS elements at (row, column) of a row-major matrix of `rows` x `columns` at pitch `ld`
-// (a multiple of 8; `from` of 16 bytes), by all THREADS threads of the block, into a swizzled tile. What lies outside
-// the matrix is zero and not read. async_commit and async_wait are the caller's.
+// Asks for a tile of ROWS x 8·CHUNKS elements at (row, column) of a row-major matrix of `rows` x `columns` at pitch
+// `ld` (a multiple of 8; `from` of 16 bytes), by all THREADS threads of the block, into a swizzled tile. What lies
+// outside the matrix is zero and not read. async_commit and async_wait are the caller's.
 template <int THREADS, int ROWS, int CHUNKS>
 __device__ __forceinline__ void async_tile(unsigned to, const bf16 *from, int ld, int row, int rows, int column,
                                            int columns) {
