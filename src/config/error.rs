@@ -31,11 +31,11 @@ pub enum ConfigError {
     #[error("`{key}` is {value}, but `{other}` is {other_value}: {why}\n  at {at}")]
     Conflict {
         key: &'static str,
-        value: String,
+        value: Box<str>,
         other: &'static str,
-        other_value: String,
+        other_value: Box<str>,
         why: &'static str,
-        advice: String,
+        advice: Box<str>,
         at: String,
     },
     #[error("--set {set}: expected key=value")]
@@ -59,7 +59,7 @@ impl ConfigError {
             Self::Twice { key, .. } => Some(format!("keep one `{key}`")),
             Self::Value { key, value, .. } => value_hint(key, value),
             Self::Module { name, .. } => Some(module_hint(name)),
-            Self::Conflict { advice, .. } => Some(advice.clone()),
+            Self::Conflict { advice, .. } => Some(advice.to_string()),
             Self::UnknownKey { nearest: Some(nearest), .. } => {
                 Some(format!("did you mean `{nearest}`?"))
             }

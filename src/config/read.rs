@@ -42,6 +42,7 @@ impl Source {
     ) -> ConfigError {
         let at = if self.gives(key) || !self.gives(other) { key } else { other };
         let at = self.place(at);
+        let (value, other_value, advice) = (value.into(), other_value.into(), advice.into());
         ConfigError::Conflict { key, value, other, other_value, why, advice, at }
     }
 

@@ -62,7 +62,8 @@ impl Cuda {
         if !unsafe { sys::is_culib_present() } {
             return Err(CudaError::NoDriver);
         }
-        let no_device = |error| CudaError::NoDevice { reason: super::error::describe(error).0 };
+        let no_device =
+            |error| CudaError::NoDevice { reason: super::error::describe(error).0.into() };
         result::init().map_err(no_device)?;
         let mut found = 0;
         // SAFETY: the pointer is to a local integer.

@@ -29,7 +29,7 @@ pub enum CudaError {
     )]
     OutOfMemory { wanted: usize, used: usize, limit: usize },
     #[error("{doing}: the driver says {code}: {text}")]
-    Driver { doing: &'static str, code: String, text: String },
+    Driver { doing: &'static str, code: Box<str>, text: Box<str> },
     #[error(
         "launching {kernel} with {grid:?} blocks of {block} threads and {shared_bytes} bytes of shared \
          memory: the driver says {code}: {text}"
@@ -39,8 +39,8 @@ pub enum CudaError {
         grid: [u32; 3],
         block: u32,
         shared_bytes: u32,
-        code: String,
-        text: String,
+        code: Box<str>,
+        text: Box<str>,
     },
     #[error("reading back {what} of {wanted} elements: there are {got}")]
     Length { what: &'static str, wanted: usize, got: usize },
@@ -67,18 +67,16 @@ impl CudaError {
             CudaError::OutOfMemory { .. } => {
                 "lower train.micro_batch_tokens or lora.r, or raise train.memory"
             }
-            CudaError::Driver { code, .. } | CudaError::Launch { code, .. } => {
-                match code.as_str() {
-                    "CUDA_ERROR_OUT_OF_MEMORY" => {
-                        "lower train.micro_batch_tokens or lora.r, or lower train.memory to what is free"
-                    }
-                    "CUDA_ERROR_JIT_COMPILER_NOT_FOUND" => {
-                        "the driver's PTX compiler (libnvidia-ptxjitcompiler) is missing: in a container, \
-                     NVIDIA_DRIVER_CAPABILITIES must include compute"
-                    }
-                    _ => return None,
+            CudaError::Driver { code, .. } | CudaError::Launch { code, .. } => match &**code {
+                "CUDA_ERROR_OUT_OF_MEMORY" => {
+                    "lower train.micro_batch_tokens or lora.r, or lower train.memory to what is free"
                 }
-            }
+                "CUDA_ERROR_JIT_COMPILER_NOT_FOUND" => {
+                    "the driver's PTX compiler (libnvidia-ptxjitcompiler) is missing: in a container, \
+                     NVIDIA_DRIVER_CAPABILITIES must include compute"
+                }
+                _ => return None,
+            },
             _ => return None,
         };
         Some(text.into())
@@ -94,9 +92,9 @@ impl CudaError {
 }
 
 /// The name and the text of a driver's error.
-pub(super) fn describe(error: DriverError) -> (String, String) {
+pub(super) fn describe(error: DriverError) -> (Box<str>, Box<str>) {
     let text = |found: Result<&std::ffi::CStr, DriverError>| {
-        found.map_or_else(|_| format!("{:?}", error.0), |text| text.to_string_lossy().into_owned())
+        found.map_or_else(|_| format!("{:?}", error.0).into(), |text| text.to_string_lossy().into())
     };
     (text(error.error_name()), text(error.error_string()))
 }
