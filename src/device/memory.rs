@@ -75,9 +75,12 @@ impl Plan {
     /// the buffers whose lifetime begins here.
     pub fn begin(&mut self, now: usize) -> impl Iterator<Item = usize> {
         self.now = now;
-        let separate = self.placement == Placement::Separate;
-        let specs = self.specs.iter().enumerate();
-        specs.filter(move |(_, spec)| separate && spec.first == now).map(|(i, _)| i)
+        let looked_at = match self.placement {
+            Placement::Separate => self.specs.len(),
+            Placement::Packed => 0,
+        };
+        let specs = self.specs[..looked_at].iter().enumerate();
+        specs.filter(move |(_, spec)| spec.first == now).map(|(i, _)| i)
     }
 
     /// The buffers that hold something when tick `now` begins: written before, and used then or later.

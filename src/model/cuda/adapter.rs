@@ -87,6 +87,14 @@ impl GpuAdapter {
 }
 
 impl Training {
+    /// Bytes that it takes on a device.
+    pub fn bytes_of(layout: &AdapterLayout, params: usize) -> usize {
+        let scratch = reduce::cuda::SCRATCH + 1;
+        4 * params * size_of::<f32>()
+            + layout.placed().count() * size_of::<adamw::cuda::Segment>()
+            + scratch * (size_of::<f64>() + size_of::<u32>())
+    }
+
     fn new(cuda: &Arc<Cuda>, layout: &AdapterLayout, params: &[f32]) -> Result<Self, GpuError> {
         let zeros = || {
             let mut buf = cuda.alloc(params.len())?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use half::bf16;
 
+use super::needs::{self, Needs};
 use super::{Gpu, GpuError};
 use crate::device::cuda::{Buf, Cuda};
 use crate::model::config::LlamaConfig;
@@ -27,6 +28,9 @@ impl GpuCache {
         capacity: usize,
     ) -> Result<Self, GpuError> {
         let cuda = gpu.cuda().clone();
+        let kv_cache = needs::kv_bytes(config, rows * capacity);
+        let needs = Needs { kv_cache, others: cuda.used(), ..Needs::default() };
+        needs.check_alone(cuda.limit())?;
         let len = rows * capacity * config.num_key_value_heads * config.head_dim;
         let layers = || (0..config.num_hidden_layers).map(|_| cuda.alloc(len)).collect();
         let (k, v): (Result<_, _>, Result<_, _>) = (layers(), layers());

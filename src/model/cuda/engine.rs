@@ -148,7 +148,8 @@ impl CudaEngine {
             let rows = inputs.positions.len();
             self.read_results(rows).map_err(|error| (self.op_names().len(), error.into()))
         });
-        Ok(done.map_err(|(asked, source)| self.fault(asked, source))?)
+        let behind = "the copy of the results to the host";
+        Ok(done.map_err(|(asked, source)| self.fault(asked, source, behind))?)
     }
 
     /// Starts the ops from the `first` on; an error comes with the op that was to be started.
@@ -181,12 +182,9 @@ impl CudaEngine {
         Ok(())
     }
 
-    /// What an error means: `source` came when op `asked` was to be started, or all had been.
-    fn fault(&self, asked: usize, source: LaunchError) -> GpuError {
-        let name = |op: usize| match self.op_names().get(op) {
-            Some(name) => name.clone(),
-            None => "the copy of the results to the host".into(),
-        };
+    /// What an error means: `source` came when op `asked` was to be started, or what is done `behind` them all.
+    fn fault(&self, asked: usize, source: LaunchError, behind: &str) -> GpuError {
+        let name = |op: usize| self.op_names().get(op).map_or(behind, String::as_str).to_string();
         let fault = self.gpu.cuda().synchronize().err();
         match (fault, source) {
             // The device failed at something that it had been asked for before.
@@ -246,7 +244,8 @@ impl CudaEngine {
             return Ok(Update { grad_norm: 0.0, non_finite: None });
         };
         let update = adapter.update(cuda, hyper, max_grad_norm);
-        Ok(update.map_err(|source| GpuError::Op { op: "the update".into(), source })?)
+        let ops = self.op_names().len();
+        Ok(update.map_err(|source| self.fault(ops, source, "the update"))?)
     }
 
     /// Copies the parameters to the host.

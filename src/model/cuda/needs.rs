@@ -1,5 +1,6 @@
 //! How much memory a model needs on a device, known before any of it is allocated.
 
+use super::adapter::Training;
 use super::batch::Batch;
 use super::weights::GpuWeights;
 use super::{Gpu, GpuError};
@@ -127,9 +128,10 @@ impl<'a> Fixed<'a> {
     }
 
     fn adapter(&self, kind: Kind) -> usize {
-        let copy = self.layout.as_ref().map_or(0, |layout| layout.len) * size_of::<half::bf16>();
+        let Some(layout) = &self.layout else { return 0 };
+        let copy = layout.len * size_of::<half::bf16>();
         match kind {
-            Kind::Train { .. } => copy + 4 * self.params * size_of::<f32>(),
+            Kind::Train { .. } => copy + Training::bytes_of(layout, self.params),
             _ => copy,
         }
     }
@@ -194,6 +196,18 @@ impl Needs {
         };
         let fixed = Fixed::new(&weights.config, dispatch, adapter)?;
         Ok(fixed.check(cuda.limit(), needs, kind)?)
+    }
+
+    /// Checks that these bytes, whatever they are for, fit.
+    pub(super) fn check_alone(self, limit: usize) -> Result<(), GpuError> {
+        match self.total() <= limit {
+            true => Ok(()),
+            false => Err(GpuError::TooLittleMemory(Box::new(Shortage {
+                needs: self,
+                limit,
+                fits: None,
+            }))),
+        }
     }
 
     /// As [`Needs::check`], for a model that has been uploaded. What else is in use counts as it is.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use half::bf16;
 
-use super::GpuError;
+use super::{GpuError, Needs};
 use crate::device::cuda::{Buf, Cuda, View};
 use crate::model::config::Linear;
 use crate::model::program::Norm;
@@ -46,6 +46,9 @@ impl GpuWeights {
 
     /// Uploads them.
     pub(super) fn new(cuda: &Arc<Cuda>, weights: &Weights) -> Result<Self, GpuError> {
+        let needs =
+            Needs { weights: Self::bytes_of(weights), others: cuda.used(), ..Needs::default() };
+        needs.check_alone(cuda.limit())?;
         let norms = weights.layers.iter().map(|layer| {
             let norms = [&layer.input_layernorm, &layer.post_attention_layernorm];
             let [input, post] = norms.map(|norm| cuda.upload(norm.as_slice()));
