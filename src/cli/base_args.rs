@@ -87,7 +87,7 @@ impl BaseArgs {
             peft::check_config(dir)?;
         }
         run.train.threads = self.threads.unwrap_or(run.train.threads).min(1024);
-        let request = Request::of(&run.train);
+        let request = Request::of(&run);
         let base = Base::open(&run.model.path, &request, &|p| terminal.report(p))?;
         terminal.note(&base.device.line());
         let adapter = dir.map(|dir| peft::load(&dir, &base.weights.config)).transpose()?;

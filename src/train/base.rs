@@ -6,6 +6,9 @@ use std::sync::Arc;
 use super::device::{Device, Request};
 use crate::Error;
 use crate::adapter::BaseModel;
+#[cfg(feature = "cuda")]
+use crate::config::Nf4Linear;
+use crate::config::RunFile;
 use crate::device::cpu::Cpu;
 #[cfg(feature = "cuda")]
 use crate::model::cuda::Gpu;
@@ -34,6 +37,7 @@ impl Base {
     /// Opens the model at `path` on the device that was asked for. The device and the tokenizer come
     /// first: what is wrong with them should not wait for the weights.
     pub fn open(path: &Path, request: &Request, report: Report) -> Result<Self, Error> {
+        #[cfg_attr(not(feature = "cuda"), expect(unused_mut))]
         let mut device = Device::open(request)?;
         let cpu = device.cpu.clone();
         std::fs::metadata(path).map_err(|source| {
@@ -43,20 +47,36 @@ impl Base {
         let tokenizer = TextTokenizer::load(path)?;
         let options = LoadOptions { cache_dir: model::default_cache_dir() };
         let weights = cpu.install(|| model::load(path, &options, report))?;
+        #[cfg(feature = "cuda")]
         device.check_model(request, &weights.config)?;
         tokenizer.check_vocab(weights.config.vocab_size)?;
         let name = path.display().to_string();
+        #[cfg(feature = "cuda")]
+        let gpu = device.load(request, &weights, report)?;
         let (weights, path) = (Arc::new(weights), path.into());
         Ok(Self {
             cpu,
             device,
             weights,
             #[cfg(feature = "cuda")]
-            gpu: None,
+            gpu,
             tokenizer,
             path,
             name,
         })
+    }
+
+    /// The run file of a run on this base, with the device and the ways that it uses.
+    pub fn resolve(&self, run: &mut RunFile) {
+        run.train.device = self.device.choice();
+        if !self.device.is_gpu() {
+            run.train.memory = None;
+        }
+        #[cfg(feature = "cuda")]
+        if let (Some(gpu), Nf4Linear::Auto) = (&self.gpu, run.dispatch.nf4_linear) {
+            run.dispatch.nf4_linear_source = Some(gpu.dispatch.source.clone());
+            run.dispatch.nf4_linear_rows = Some(gpu.dispatch.linears.clone());
+        }
     }
 
     /// What engines are made from.

@@ -4,11 +4,22 @@ use std::sync::Arc;
 
 use super::GpuSummary;
 use crate::Error;
-use crate::config::{ByteSize, ComputeDtype, DeviceChoice, Train};
+#[cfg(feature = "cuda")]
+use crate::config::Nf4Linear;
+use crate::config::{self, ByteSize, ComputeDtype, DeviceChoice, RunFile};
 use crate::device::cpu::{Cpu, Level};
 #[cfg(feature = "cuda")]
 use crate::device::cuda::{Cuda, CudaError};
+#[cfg(feature = "cuda")]
+use crate::model::Dispatch;
+#[cfg(feature = "cuda")]
 use crate::model::config::LlamaConfig;
+#[cfg(feature = "cuda")]
+use crate::model::cuda::{self, Gpu, GpuError};
+#[cfg(feature = "cuda")]
+use crate::model::weights::Weights;
+#[cfg(feature = "cuda")]
+use crate::progress::{Progress, Report};
 
 /// A device that was asked for by name cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -16,12 +27,12 @@ pub enum DeviceError {
     #[cfg(feature = "cuda")]
     #[error(transparent)]
     Cuda(#[from] CudaError),
+    /// Putting the model on the GPU.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
     #[error("this build of dayrun has no GPU support: it was made without the feature `cuda`")]
     NoSupport,
-    #[error("training on a GPU is not there yet ({device})")]
-    NotYet { device: String },
-    #[error("{device} cannot run this model: {why}")]
-    Model { device: String, why: String },
 }
 
 impl DeviceError {
@@ -30,15 +41,15 @@ impl DeviceError {
         match self {
             #[cfg(feature = "cuda")]
             Self::Cuda(error) => error.hint(),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(error) => error.hint(),
             Self::NoSupport => Some("build with `--features cuda`, or use device = \"cpu\"".into()),
-            Self::NotYet { .. } => Some("device = \"cpu\"".into()),
-            Self::Model { .. } => Some("device = \"cpu\" runs it".into()),
         }
     }
 }
 
 /// What was asked for.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     pub device: DeviceChoice,
     /// Most bytes of GPU memory; `None`: what is free.
@@ -46,12 +57,18 @@ pub struct Request {
     pub compute_dtype: ComputeDtype,
     /// CPU threads; 0: one per core.
     pub threads: usize,
+    pub dispatch: config::Dispatch,
+    /// To find a wrong result: the CPU runs up to this op.
+    pub cpu_until: Option<String>,
 }
 
 impl Request {
     /// A run file's.
-    pub fn of(train: &Train) -> Self {
+    pub fn of(run: &RunFile) -> Self {
+        let train = &run.train;
         Self {
+            dispatch: run.dispatch.clone(),
+            cpu_until: train.cpu_until.clone(),
             device: train.device,
             memory: train.memory,
             compute_dtype: train.compute_dtype,
@@ -101,8 +118,8 @@ impl Device {
     #[cfg(feature = "cuda")]
     fn open_gpu(&mut self, ordinal: usize, memory: Option<ByteSize>) -> Result<(), DeviceError> {
         let bytes = memory.map(|ByteSize(bytes)| usize::try_from(bytes).unwrap_or(usize::MAX));
-        let device = Cuda::open(ordinal, bytes)?.name();
-        Err(DeviceError::NotYet { device })
+        self.cuda = Some(Cuda::open(ordinal, bytes)?);
+        Ok(())
     }
 
     #[cfg(not(feature = "cuda"))]
@@ -114,25 +131,45 @@ impl Device {
     /// kernels do not take the model's shape.
     ///
     /// # Errors
-    /// [`DeviceError::Model`]: the GPU was named.
+    /// [`DeviceError::Gpu`]: the GPU was named.
+    #[cfg(feature = "cuda")]
     pub fn check_model(
         &mut self,
         request: &Request,
         config: &LlamaConfig,
     ) -> Result<(), DeviceError> {
-        let Some(why) = unsupported(config) else { return Ok(()) };
-        if !self.is_gpu() {
-            return Ok(());
-        }
-        if let DeviceChoice::Cuda(_) = request.device {
-            return Err(DeviceError::Model { device: self.name(), why });
-        }
-        self.why = Some(format!("{} cannot run this model: {why}", self.name()));
-        #[cfg(feature = "cuda")]
-        {
+        if let (true, Err(why)) = (self.is_gpu(), cuda::check_model(config)) {
+            if let DeviceChoice::Cuda(_) = request.device {
+                return Err(why.into());
+            }
+            self.why = Some(format!("{} cannot run this model: {why}", self.name()));
             self.cuda = None;
         }
         Ok(())
+    }
+
+    /// Moves a base model's weights to the GPU, if one computes.
+    ///
+    /// # Errors
+    /// Memory; a dispatch table without a shape that the model has.
+    #[cfg(feature = "cuda")]
+    pub fn load(
+        &self,
+        request: &Request,
+        weights: &Weights,
+        report: Report,
+    ) -> Result<Option<Gpu>, DeviceError> {
+        let Some(cuda) = &self.cuda else { return Ok(None) };
+        report(Progress {
+            stage: "moving the weights to the GPU",
+            done: 0,
+            total: 0,
+            unit: "bytes",
+        });
+        let table = table(&request.dispatch, cuda.info().capability, &weights.config);
+        let mut gpu = Gpu::new(cuda, weights, table)?;
+        gpu.cpu_until = request.cpu_until.clone();
+        Ok(Some(gpu))
     }
 
     /// Whether a GPU computes.
@@ -205,10 +242,16 @@ fn version(driver: i32) -> String {
     format!("{}.{}", driver / 1000, driver % 1000 / 10)
 }
 
-/// Why the GPU's kernels do not take a model; `None`: they do.
-fn unsupported(config: &LlamaConfig) -> Option<String> {
-    match config.head_dim {
-        64 | 128 => None,
-        other => Some(format!("head_dim is {other}, and its attention kernels take 64 and 128")),
+/// Which way the GPU takes through a 4-bit linear: the run file's table, or one for its architecture.
+#[cfg(feature = "cuda")]
+fn table(asked: &config::Dispatch, capability: (i32, i32), model: &LlamaConfig) -> Dispatch {
+    match (asked.nf4_linear, &asked.nf4_linear_rows) {
+        (Nf4Linear::Fused, _) => Dispatch::all_fused(model),
+        (Nf4Linear::Scratch, _) => Dispatch::all_scratch(model),
+        (Nf4Linear::Auto, None) => Dispatch::modelled(capability, model),
+        (Nf4Linear::Auto, Some(linears)) => Dispatch {
+            source: asked.nf4_linear_source.clone().unwrap_or_default(),
+            linears: linears.clone(),
+        },
     }
 }

@@ -119,7 +119,7 @@ pub fn run_file(run: &RunFile, out: &Path, watch: &Watch) -> Result<Outcome, Err
     check_files(run)?;
     let mut run = run.clone();
     run.train.out = Some(out.to_path_buf());
-    let mut base = Base::open(&run.model.path, &Request::of(&run.train), watch.report)?;
+    let mut base = Base::open(&run.model.path, &Request::of(&run), watch.report)?;
     if let Some(name) = &run.model.name {
         base.name = name.clone();
     }
@@ -127,10 +127,7 @@ pub fn run_file(run: &RunFile, out: &Path, watch: &Watch) -> Result<Outcome, Err
     tracing::info!("{line}");
     (watch.on_note)(&line);
     // The resolved run file says what the run has used: a run from it uses the same.
-    run.train.device = base.device.choice();
-    if !base.device.is_gpu() {
-        run.train.memory = None;
-    }
+    base.resolve(&mut run);
     tracing::info!("base model {}, {:?}", base.weights.identity(), base.weights.config);
 
     let positions = base.weights.config.max_position_embeddings;
