@@ -8,13 +8,18 @@ use std::sync::Arc;
 use common::assert_same_bits;
 use common::golden::{self, GRADIENT, LOGITS, LOSS, Tensors, apart, apart_in_norm};
 use common::golden::{assert_beyond, assert_within};
+use common::tol::logits_in_bf16;
 use dayrun::adapter::Adapter;
 use dayrun::adapter::peft::{self, BaseModel};
 use dayrun::config::ScheduleKind;
-use dayrun::device::cpu::Cpu;
+use dayrun::device::cpu::{Cpu, GemmElement};
 use dayrun::device::memory::Placement;
+#[cfg(feature = "cuda")]
+use dayrun::model::Dispatch;
 use dayrun::model::batch::MicroBatch;
 use dayrun::model::config::{Linear, LlamaConfig};
+#[cfg(feature = "cuda")]
+use dayrun::model::cuda::Gpu;
 use dayrun::model::engine::Inputs;
 use dayrun::model::kv_cache::KvCache;
 use dayrun::model::llama::Kind;
@@ -26,6 +31,7 @@ use dayrun::model::{Engine, LoadOptions, Loaded, load};
 use dayrun::progress::quiet;
 use dayrun::quant::Nf4Matrix;
 use dayrun::train::{Schedule, Trainer, TrainerOptions};
+use half::bf16;
 use serde_json::Value;
 
 fn weights(name: &str) -> Arc<Weights> {
@@ -76,11 +82,19 @@ fn pack<'a>(documents: impl IntoIterator<Item = &'a Document>) -> MicroBatch {
 
 /// Logits at every position of one prompt.
 fn logits(weights: &Arc<Weights>, adapter: Option<&Adapter>, prompt: &[u32]) -> Vec<f32> {
+    logits_on::<f32>(&Loaded::on_cpu(Arc::new(Cpu::new(1)), weights.clone()), adapter, prompt)
+}
+
+/// As [`logits`], on any device and in either dtype.
+fn logits_on<E: GemmElement>(
+    model: &Loaded,
+    adapter: Option<&Adapter>,
+    prompt: &[u32],
+) -> Vec<f32> {
     let n = prompt.len();
     let kind = Kind::Generate { tokens: n, rows: n };
-    let model = Loaded::on_cpu(Arc::new(Cpu::new(1)), weights.clone());
-    let mut engine = Engine::<f32>::new(&model, adapter, kind, Placement::Separate).unwrap();
-    let mut cache = KvCache::new(&model, 1, n).unwrap();
+    let mut engine = Engine::<E>::new(model, adapter, kind, Placement::Separate).unwrap();
+    let mut cache = KvCache::new(model, 1, n).unwrap();
     let positions: Vec<u32> = (0..n as u32).collect();
     let inputs = Inputs {
         tokens: prompt,
@@ -134,6 +148,52 @@ fn logits_with_an_adapter() {
             }
         }
     }
+}
+
+/// PEFT's logits in bf16, on the CPU and on a GPU, both ways through a 4-bit linear: within bf16's roundings
+/// of those that PEFT computes in f32, and nearer than the model without the adapter is.
+fn logits_of_peft_in_bf16(model: &Loaded, what: &str) {
+    for name in ["adapter-r8", "adapter-r5-rslora"] {
+        let adapter = adapter_of("wide", &model.weights, name);
+        let want = Tensors::open(&format!("wide/{name}.safetensors"));
+        for (i, prompt) in prompts("wide/golden.json").iter().enumerate() {
+            let want = want.floats(&format!("logits.{i}"));
+            let largest = want.iter().fold(0.0, |a: f64, &x| a.max(f64::from(x.abs())));
+            let bound = logits_in_bf16(2, largest) / golden::std(&want);
+            let got = logits_on::<bf16>(model, Some(&adapter), prompt);
+            let what = format!("{what}: {name} logits {i}");
+            assert_within(&what, apart(&got, &want), bound);
+            let without = logits_on::<bf16>(model, None, prompt);
+            let moved = apart(&without, &want);
+            assert!(
+                moved > bound,
+                "{what}: without the adapter it passes, too: {moved} of {bound}"
+            );
+        }
+    }
+}
+
+#[test]
+fn logits_with_an_adapter_in_bf16() {
+    let model = Loaded::on_cpu(Arc::new(Cpu::new(2)), weights("wide/bnb"));
+    logits_of_peft_in_bf16(&model, "CPU");
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn logits_with_an_adapter_on_a_gpu() {
+    common::gpu::run("logits_with_an_adapter_on_a_gpu", |cuda, bits| {
+        let weights = weights("wide/bnb");
+        for dispatch in [Dispatch::all_fused, Dispatch::all_scratch] {
+            let table = dispatch(&weights.config);
+            let way = table.source.clone();
+            let gpu = Gpu::new(cuda, &weights, table).unwrap();
+            let model = Loaded::on_gpu(Arc::new(Cpu::new(2)), weights.clone(), gpu);
+            logits_of_peft_in_bf16(&model, &way);
+            let adapter = adapter_of("wide", &weights, "adapter-r8");
+            bits.add(&logits_on::<bf16>(&model, Some(&adapter), &prompts("wide/golden.json")[2]));
+        }
+    });
 }
 
 /// Interleaved rope, permuted q and k, either scaling left out, the mask one off either way.

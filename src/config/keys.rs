@@ -124,8 +124,8 @@ section! {
         /// Use at most so much of the GPU's memory, as on a smaller card. Without it, what is free.
         memory: Option<ByteSize> = None, "a size such as \"39.3GB\", \"24GiB\", \"800MB\" or bytes above 0",
             |v| v.is_none_or(|v| v.0 > 0), example "\"39.3GB\"";
-        /// To find a wrong result: the CPU runs up to and with this op, the GPU from there. A
-        /// mistake in the name shows them all.
+        /// To find a wrong result: the CPU runs a step's ops before this one, the GPU from there.
+        /// A mistake in the name shows those near.
         cpu_until: Option<String> = None, "the name of an op", |_| true,
             example "\"layers.1.attention\"";
         /// CPU threads; 0 takes one per core. The result does not depend on it.

@@ -11,13 +11,15 @@ use crate::device::cpu::{Cpu, Level};
 #[cfg(feature = "cuda")]
 use crate::device::cuda::{Cuda, CudaError};
 #[cfg(feature = "cuda")]
-use crate::model::Dispatch;
-#[cfg(feature = "cuda")]
 use crate::model::config::LlamaConfig;
 #[cfg(feature = "cuda")]
-use crate::model::cuda::{self, Gpu, GpuError};
+use crate::model::cuda::{self, Gpu, GpuError, Needs};
+#[cfg(feature = "cuda")]
+use crate::model::llama::Kind;
 #[cfg(feature = "cuda")]
 use crate::model::weights::Weights;
+#[cfg(feature = "cuda")]
+use crate::model::{Dispatch, EngineError};
 #[cfg(feature = "cuda")]
 use crate::progress::{Progress, Report};
 
@@ -58,7 +60,7 @@ pub struct Request {
     /// CPU threads; 0: one per core.
     pub threads: usize,
     pub dispatch: config::Dispatch,
-    /// To find a wrong result: the CPU runs up to this op.
+    /// To find a wrong result: the CPU runs the ops before this one.
     pub cpu_until: Option<String>,
 }
 
@@ -158,7 +160,7 @@ impl Device {
         request: &Request,
         weights: &Weights,
         report: Report,
-    ) -> Result<Option<Gpu>, DeviceError> {
+    ) -> Result<Option<Gpu>, EngineError> {
         let Some(cuda) = &self.cuda else { return Ok(None) };
         report(Progress {
             stage: "moving the weights to the GPU",
@@ -167,6 +169,7 @@ impl Device {
             unit: "bytes",
         });
         let table = table(&request.dispatch, cuda.info().capability, &weights.config);
+        Needs::check(cuda, weights, &table, None, Kind::Eval { tokens: 1 }, 0)?;
         let mut gpu = Gpu::new(cuda, weights, table)?;
         gpu.cpu_until = request.cpu_until.clone();
         Ok(Some(gpu))
@@ -220,19 +223,27 @@ impl Device {
         #[cfg(feature = "cuda")]
         if let Some(cuda) = &self.cuda {
             let info = cuda.info();
-            let gigabytes = |bytes: usize| bytes as f64 * 1e-9;
-            line.push_str(&format!(
-                ", driver for CUDA {}, {:.2} GB of memory for this run ({:.2} GB, {:.2} free)",
-                version(info.driver),
-                gigabytes(cuda.limit()),
-                gigabytes(info.memory_bytes),
-                gigabytes(info.free_bytes),
-            ));
+            let free = size(info.free_bytes);
+            let of = size(info.memory_bytes);
+            line.push_str(&format!(", driver for CUDA {}, ", version(info.driver)));
+            line.push_str(&match cuda.limit() < info.free_bytes {
+                true => format!("held to {} of {free} that are free of {of}", size(cuda.limit())),
+                false => format!("{free} free of {of}"),
+            });
         }
         if let Some(why) = &self.why {
             line.push_str(&format!(": {why}"));
         }
         line
+    }
+}
+
+/// `39.3 GB`, `64.0 MB`.
+#[cfg(feature = "cuda")]
+fn size(bytes: usize) -> String {
+    match bytes as f64 {
+        bytes @ ..1e9 => format!("{:.1} MB", bytes * 1e-6),
+        bytes => format!("{:.1} GB", bytes * 1e-9),
     }
 }
 

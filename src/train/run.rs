@@ -261,6 +261,22 @@ fn go<E: GemmElement>(
             total
         }
     };
+    let trainer_options = TrainerOptions {
+        micro_batch_tokens: run.train.micro_batch_tokens,
+        beta1: run.train.adam_beta1,
+        beta2: run.train.adam_beta2,
+        eps: run.train.adam_eps,
+        weight_decay: run.train.weight_decay,
+        max_grad_norm: match run.train.max_grad_norm {
+            0.0 => f64::INFINITY,
+            norm => norm,
+        },
+        placement: Placement::Packed,
+    };
+    if base.device.is_gpu() {
+        // What does not fit into its memory is told before anything is written.
+        drop(Trainer::<E>::new(&base.model(), adapter.clone(), trainer_options)?);
+    }
     let dir = RunDir::create(run.train.out.as_deref().unwrap_or(Path::new("run")), &run)?;
     (watch.on_dir)(dir.path());
     // Before any work: there is room on the disk, and from here on there is always an adapter.
@@ -286,18 +302,6 @@ fn go<E: GemmElement>(
     let before = judge(run.lora.init_adapter.as_ref().map(|_| &adapter), "before")
         .map_err(|error| training.halted(error))?;
 
-    let trainer_options = TrainerOptions {
-        micro_batch_tokens: run.train.micro_batch_tokens,
-        beta1: run.train.adam_beta1,
-        beta2: run.train.adam_beta2,
-        eps: run.train.adam_eps,
-        weight_decay: run.train.weight_decay,
-        max_grad_norm: match run.train.max_grad_norm {
-            0.0 => f64::INFINITY,
-            norm => norm,
-        },
-        placement: Placement::Packed,
-    };
     let mut trainer = Trainer::<E>::new(&base.model(), adapter, trainer_options)
         .map_err(|error| training.halted(error.into()))?;
     let schedule = Schedule::new(&run.train, total);

@@ -44,8 +44,8 @@ pub struct StepReport {
 /// A step failed. The adapter is as it was before the step.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
-    #[error(transparent)]
-    Engine(#[from] EngineError),
+    #[error("step {step}: {error}")]
+    Engine { step: u64, error: EngineError },
     #[error("step {step} has no loss token")]
     NoLossTokens { step: u64 },
     #[error(
@@ -69,7 +69,7 @@ impl StepError {
             StepError::Loss { .. } | StepError::Gradient { .. } | StepError::Parameter { .. } => {
                 "a lower learning_rate or max_grad_norm, or compute_dtype = \"f32\", usually helps"
             }
-            StepError::Engine(error) => return error.hint(),
+            StepError::Engine { error, .. } => return error.hint(),
         };
         Some(text.to_string())
     }
@@ -144,10 +144,11 @@ impl<E: GemmElement> Trainer<E> {
             return Err(StepError::NoLossTokens { step });
         }
         let loss_scale = (1.0 / loss_tokens as f64) as f32;
-        self.engine.zero_grads()?;
+        let failed = |error| StepError::Engine { step, error };
+        self.engine.zero_grads().map_err(failed)?;
         let mut loss = 0.0;
         for (i, batch) in batches.iter().enumerate() {
-            self.engine.run(batch, loss_scale)?;
+            self.engine.run(batch, loss_scale).map_err(failed)?;
             let sum = self.engine.losses().iter().map(|&x| f64::from(x)).sum::<f64>();
             if !sum.is_finite() {
                 self.check_parameters(step)?;
@@ -172,7 +173,7 @@ impl<E: GemmElement> Trainer<E> {
 
     /// Every parameter of the adapter is finite; `step` is for the error.
     pub fn check_parameters(&mut self, step: u64) -> Result<(), StepError> {
-        self.adapter()?;
+        self.adapter().map_err(|error| StepError::Engine { step, error })?;
         match reduce::first_non_finite(&self.cpu, &self.adapter.params) {
             None => Ok(()),
             Some(index) => {
@@ -186,7 +187,8 @@ impl<E: GemmElement> Trainer<E> {
     fn update(&mut self, step: u64, lr: f64) -> Result<f64, StepError> {
         let TrainerOptions { beta1, beta2, eps, weight_decay, max_grad_norm, .. } = self.options;
         let hyper = adamw::Hyper { lr, beta1, beta2, eps, weight_decay, step };
-        let update = self.engine.update(&hyper, max_grad_norm, &mut self.adapter.params)?;
+        let update = self.engine.update(&hyper, max_grad_norm, &mut self.adapter.params);
+        let update = update.map_err(|error| StepError::Engine { step, error })?;
         if let Some(index) = update.non_finite {
             return Err(StepError::Gradient { step, tensor: self.adapter.tensor_at(index) });
         }

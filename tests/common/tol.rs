@@ -35,14 +35,15 @@
 //!
 //! # A whole model in bf16
 //!
-//! From layer to layer a value is rounded to bf16 12 times (norm, V, q, rope, o, o_proj, residual, norm, V,
-//! gate, h, residual), with gains near 1 between layers and one peaked softmax that multiplies what its
+//! From layer to layer a value is rounded to bf16 13 times (norm, V, q, rope, a GPU's P, o, o_proj, residual,
+//! norm, V, gate, h, residual), with gains near 1 between layers and one peaked softmax that multiplies what its
 //! scores are off by with their size, about 3. The roundings of activations are independent, so they add up
 //! as a root of the sum of squares, counted with 3 standard deviations of a uniform error (u/sqrt(3), here
-//! u/2): [`bf16_roundings`] of `layers` is 3·sqrt(3·12·layers)/2. A logit, and the loss of a token, is off by
+//! u/2): [`bf16_roundings`] of `layers` is 3·sqrt(3·13·layers)/2. A logit, and the loss of a token, is off by
 //! so many u times the largest logit.
 //!
-//! Two devices that round in the same places differ by at most sqrt(2) of that. The mean over N tokens, whose
+//! Against a tool that computes in f32, the decoded weights' and the adapter's own roundings count once more:
+//! sqrt(2) of it ([`logits_in_bf16`]). Two devices that round in the same places differ by at most sqrt(2) of that. The mean over N tokens, whose
 //! activations are rounded independently, is off by 1/sqrt(N) of it. Training adds what the parameters differ
 //! by: gradients are off by a root of twice as many roundings (forward and backward, [`bf16_gradient`]) times
 //! their norm, AdamW moves each parameter by lr times its gradient over the gradient's size, so a step moves
@@ -62,7 +63,12 @@ use super::inputs::DType;
 
 /// Roundings of bf16, with 3 standard deviations, between the tokens and the logits.
 pub fn bf16_roundings(layers: usize) -> f64 {
-    3.0 * (3.0 * 12.0 * layers as f64).sqrt() / 2.0
+    3.0 * (3.0 * 13.0 * layers as f64).sqrt() / 2.0
+}
+
+/// How far a logit in bf16 may be from one in f32.
+pub fn logits_in_bf16(layers: usize, largest_logit: f64) -> f64 {
+    2f64.sqrt() * bf16_roundings(layers) * DType::Bf16.unit_roundoff() * largest_logit
 }
 
 /// The norm of what bf16 puts on a gradient, in norms of the gradient.
