@@ -31,12 +31,11 @@ impl Bits {
 
 /// How many random shapes to try.
 pub fn shapes() -> usize {
-    std::env::var(SHAPES).ok().and_then(|n| n.parse().ok()).unwrap_or(FEW)
-}
-
-/// Whether this is a sweep over many shapes.
-pub fn is_sweep() -> bool {
-    shapes() > FEW
+    let Ok(asked) = std::env::var(SHAPES) else { return FEW };
+    match asked.parse() {
+        Ok(shapes) if shapes >= 2 => shapes,
+        _ => panic!("{SHAPES} is `{asked}`, expected an integer from 2"),
+    }
 }
 
 /// Runs `body` on a GPU under several schedules, and fails unless all give the same bits.

@@ -118,7 +118,7 @@ impl Cuda {
             context,
             stream,
             info,
-            limit: memory.unwrap_or(usize::MAX).min(usable(free_bytes)),
+            limit: usable(memory.unwrap_or(usize::MAX).min(free_bytes)),
             used: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             kernels: Mutex::default(),
@@ -276,8 +276,8 @@ impl Cuda {
     }
 }
 
-/// What a run may plan with: not the whole of it, for the kernels' code and the driver's rounding of
-/// allocations (to 2 MiB) come on top.
+/// What a run may plan with of what is free, or of what a smaller card would have free: not the whole of it, for
+/// the kernels' code and the driver's rounding of allocations (to 2 MiB) come on top.
 fn usable(free_bytes: usize) -> usize {
     free_bytes - (free_bytes / 16).min(256 << 20)
 }
