@@ -357,7 +357,8 @@ fn too_little_memory_is_refused_with_what_would_fit() {
         "train.max_steps=1",
     ]);
     let summary = project.summary("held");
-    assert_eq!(summary["gpu_memory_limit_bytes"], 64_000_000);
+    // What a card with so much free memory plans with: a sixteenth is left to kernels' code and the driver.
+    assert_eq!(summary["gpu_memory_limit_bytes"], 60_000_000);
     assert!(summary["gpu_memory_peak_bytes"].as_u64() <= Some(64_000_000), "{summary}");
 }
 
