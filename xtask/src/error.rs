@@ -42,6 +42,15 @@ pub enum Error {
     /// A kernel's source does not say what the page of kernels needs.
     #[error("kernel {kernel}: {what}")]
     Untold { kernel: String, what: &'static str },
+    /// cargo has not built the tests; it has said why itself.
+    #[error("building the tests: cargo ended with {status}")]
+    Build { status: ExitStatus },
+    /// A test fails without a mistake, so that it would find any.
+    #[error("the test {test} fails without a planted mistake: {said}")]
+    Fails { test: &'static str, said: String },
+    /// Planted mistakes that no test saw.
+    #[error("no test found: {}", missed.join("; "))]
+    NotFound { missed: Vec<String> },
     /// Kernels of the main loop have too few registers.
     #[error("these spill: {}\nhint: docs/kernels.md has the numbers", kernels.join(", "))]
     Spills { kernels: Vec<String> },

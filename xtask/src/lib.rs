@@ -4,6 +4,7 @@ pub mod cuda;
 pub mod error;
 pub mod kernels;
 mod nvrtc;
+pub mod planted;
 pub mod ptx;
 pub mod wheels;
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::error::Error;
-use xtask::{cuda, kernels, ptx, wheels};
+use xtask::{cuda, kernels, planted, ptx, wheels};
 
 /// What a developer of this repository runs.
 #[derive(Parser)]
@@ -48,6 +48,11 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Plant mistakes in kernels, see the tests find them, and write docs/planted.md
+    Planted {
+        /// Only mistakes whose text, kernels or test contain this; the page is left alone
+        only: Option<String>,
+    },
     /// Fetch the compilers, and tell where they are
     Cuda,
 }
@@ -72,6 +77,9 @@ fn run(command: Command) -> Result<(), Error> {
         }
         Command::Ptxas { file, arch } => println!("{}", cuda::assemble(&file, &arch)?.trim_end()),
         Command::Kernels { check } => println!("{}", kernels::run(check)?.display()),
+        Command::Planted { only } => {
+            println!("{}", planted::run(only.as_deref())?.display());
+        }
         Command::Cuda => {
             for wheel in [wheels::NVRTC, wheels::RUNTIME, wheels::NVCC, wheels::NVDISASM] {
                 println!("{}", wheels::unpacked(&wheel)?.display());

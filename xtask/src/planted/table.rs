@@ -1,0 +1,181 @@
+//! The mistakes: each a change of a few words in kernels/, and the test that must see it.
+
+/// A planted mistake.
+#[derive(Clone, Copy, Debug)]
+pub struct Mistake {
+    pub what: &'static str,
+    /// The kernels that get it: kernels/NAME.cu.
+    pub kernels: &'static str,
+    /// Where it is planted: a path below kernels/.
+    pub file: &'static str,
+    /// What stands there, once.
+    pub right: &'static str,
+    pub wrong: &'static str,
+    /// The test in tests/ops/cuda that must fail.
+    pub test: &'static str,
+}
+
+/// All of them.
+#[rustfmt::skip]
+pub const MISTAKES: &[Mistake] = &[
+    Mistake {
+        what: "a missing barrier: a block's sum is read before all warps have written their part",
+        kernels: "rms_norm",
+        file: "common/warp.cuh",
+        right: "    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;\n    __syncthreads();\n    float sum",
+        wrong: "    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;\n    float sum",
+        test: "rms_norm::kernels_equal_the_reference",
+    },
+    Mistake {
+        what: "a missing barrier in the GEMM's main loop",
+        kernels: "gemm_bf16",
+        file: "gemm_bf16.cu",
+        right: "async_wait<STAGES - 2>();\n        __syncthreads();",
+        wrong: "async_wait<STAGES - 2>();",
+        test: "gemm_bf16::kernels_equal_the_reference",
+    },
+    Mistake {
+        what: "a cp.async that nobody waits for: one stage too many is left under way",
+        kernels: "lora_grad",
+        file: "lora_grad.cu",
+        right: "async_wait<STAGES - 2>();",
+        wrong: "async_wait<STAGES - 1>();",
+        test: "lora_grad::kernels_equal_the_reference",
+    },
+    Mistake {
+        what: "a wrong order of fragments: B's two registers swapped",
+        kernels: "gemm_bf16",
+        file: "gemm_bf16.cu",
+        right: "multiply(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);",
+        wrong: "multiply(sums[i][j], a[i], b[j / 2][j % 2 * 2 + 1], b[j / 2][j % 2 * 2]);",
+        test: "gemm_bf16::kernels_equal_the_reference",
+    },
+    Mistake {
+        what: "the last rows' neighbours written, too: a check of m left out",
+        kernels: "gemm_bf16",
+        file: "gemm_bf16.cu",
+        right: "if (r < p.m && c + 1 < p.n) store_pair",
+        wrong: "if (c + 1 < p.n) store_pair",
+        test: "gemm_bf16::kernels_equal_the_reference",
+    },
+    Mistake {
+        what: "the scale of the block before",
+        kernels: "nf4_linear",
+        file: "nf4_linear.cu",
+        right: "nf4_scale(s.w, at / 64)",
+        wrong: "nf4_scale(s.w, at < 64 ? 0 : at / 64 - 1)",
+        test: "nf4_linear::forward_equals_the_reference",
+    },
+    Mistake {
+        what: "the two codes of a byte swapped",
+        kernels: "nf4_dequantize",
+        file: "common/nf4.cuh",
+        right: "pack(codebook[byte >> 4] * scale, codebook[byte & 15] * scale)",
+        wrong: "pack(codebook[byte & 15] * scale, codebook[byte >> 4] * scale)",
+        test: "nf4_dequantize::every_element_is_the_rounded_product",
+    },
+    Mistake {
+        what: "the offset of nested scales forgotten",
+        kernels: "nf4_dequantize",
+        file: "common/nf4.cuh",
+        right: "w.absmax2[block / 256]), w.offset);",
+        wrong: "w.absmax2[block / 256]), 0);",
+        test: "nf4_dequantize::every_element_is_the_rounded_product",
+    },
+    Mistake {
+        what: "the adapter's tile not added",
+        kernels: "nf4_linear",
+        file: "nf4_linear.cu",
+        right: "step < p.steps;",
+        wrong: "step < p.steps - (p.count > 1 ? 1 : 0);",
+        test: "nf4_linear::forward_equals_the_reference",
+    },
+    Mistake {
+        what: "one warp's part left out where few rows are summed up",
+        kernels: "nf4_linear",
+        file: "nf4_linear.cu",
+        right: "for (int i = 0; i < WARPS; i++) x += parts",
+        wrong: "for (int i = 0; i < WARPS - 1; i++) x += parts",
+        test: "nf4_linear::few_rows_equal_the_reference",
+    },
+    Mistake {
+        what: "a split left out of the reduction",
+        kernels: "lora_grad",
+        file: "lora_grad.cu",
+        right: "for (int split = 1; split < splits; split++)",
+        wrong: "for (int split = 1; split < splits - 1; split++)",
+        test: "lora_grad::kernels_equal_the_reference",
+    },
+    Mistake {
+        what: "a causal mask off by one: a token does not see itself",
+        kernels: "attention",
+        file: "attention.cu",
+        right: "key <= sees[half]",
+        wrong: "key < sees[half]",
+        test: "attention::forward_equals_the_reference",
+    },
+    Mistake {
+        what: "values multiplied before they have arrived",
+        kernels: "attention",
+        file: "attention.cu",
+        right: "async_wait<1>();",
+        wrong: "async_wait<2>();",
+        test: "attention::forward_equals_the_reference",
+    },
+    Mistake {
+        what: "lse of the first head for all heads, in the gradient of q",
+        kernels: "attention_backward",
+        file: "attention_backward.cu",
+        right: "lse[rows.place(row)]",
+        wrong: "lse[rows.place(row) / heads * heads]",
+        test: "attention_backward::backward_equals_the_reference",
+    },
+    Mistake {
+        what: "a tail not zeroed: the columns behind the vocabulary",
+        kernels: "cross_entropy",
+        file: "cross_entropy.cu",
+        right: "for (int j = threadIdx.x; j < ld_out; j += THREADS) {",
+        wrong: "for (int j = threadIdx.x; j < vocab; j += THREADS) {",
+        test: "cross_entropy::kernels_equal_the_reference",
+    },
+    Mistake {
+        what: "the wrong sign in rope's backward pass",
+        kernels: "rope",
+        file: "rope.cu",
+        right: "half, -1.0f);",
+        wrong: "half, 1.0f);",
+        test: "rope::kernels_equal_the_reference",
+    },
+    Mistake {
+        what: "the clipping factor ignored",
+        kernels: "adamw",
+        file: "adamw.cu",
+        right: "float g = grads[i] * clip;",
+        wrong: "float g = grads[i];",
+        test: "adamw::step_equals_the_reference",
+    },
+    Mistake {
+        what: "a gradient written where it is added",
+        kernels: "rms_norm",
+        file: "rms_norm.cu",
+        right: "__float2bfloat16_rn(__bfloat162float(dx[i]) + gradient)",
+        wrong: "__float2bfloat16_rn(gradient)",
+        test: "rms_norm::kernels_equal_the_reference",
+    },
+    Mistake {
+        what: "half of silu's derivative forgotten",
+        kernels: "swiglu",
+        file: "swiglu.cu",
+        right: "(sigma * (1.0f + g * (1.0f - sigma)))",
+        wrong: "sigma",
+        test: "swiglu::kernels_equal_the_reference",
+    },
+    Mistake {
+        what: "a reduction's tree without barriers",
+        kernels: "reduce",
+        file: "reduce.cu",
+        right: "        __syncthreads();\n        if (threadIdx.x < step)",
+        wrong: "        if (threadIdx.x < step)",
+        test: "reduce::kernels_equal_the_reference",
+    },
+];
