@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use common::golden::{self, Tensors};
-use common::tol::same_loss_in_bf16;
+use common::tol::{logits_in_bf16, same_loss_in_bf16};
 use dayrun::adapter::peft;
 use dayrun::config::{self, DeviceChoice};
 use dayrun::model::config::LlamaConfig;
@@ -246,8 +246,9 @@ fn a_whole_run_twice_and_what_it_leaves() {
     let perplexity = summary["perplexity_after"].as_f64().unwrap();
     let (table, _) = project.ok(&["eval", "--run", "a"]);
     assert!(table.contains(&format!("perplexity {perplexity:.4}")), "{table}");
-    let rows = |out: &str, device: &str| -> Vec<(f64, usize)> {
-        project.ok(&["eval", "--run", "a", "--device", device, "--rows", out]);
+    let rows = |out: &str, device: &[&str]| -> Vec<(f64, usize)> {
+        let args = ["eval", "--run", "a", "--no-exact-match", "--rows", out, "--device"];
+        project.ok(&[&args[..], device].concat());
         let text = std::fs::read_to_string(project.path().join(out)).unwrap();
         let read = |line: &str| {
             let row: Value = serde_json::from_str(line).unwrap();
@@ -256,10 +257,15 @@ fn a_whole_run_twice_and_what_it_leaves() {
         };
         text.lines().map(read).collect()
     };
-    let (gpu, cpu) = (rows("gpu.jsonl", "cuda"), rows("cpu.jsonl", "cpu"));
-    for (gpu, cpu) in gpu.iter().zip(&cpu) {
-        let bound = same_loss_in_bf16(LAYERS, largest_logit("forward"), cpu.1, 0.0);
+    let (gpu, cpu) = (rows("gpu.jsonl", &["cuda"]), rows("cpu.jsonl", &["cpu"]));
+    // tests/golden_model.rs shows that these are PEFT's.
+    let fine = rows("fine.jsonl", &["cpu", "--compute-dtype", "f32"]);
+    let largest = largest_logit("adapter-r8");
+    for ((gpu, cpu), fine) in gpu.iter().zip(&cpu).zip(&fine) {
+        let bound = same_loss_in_bf16(LAYERS, largest, cpu.1, 0.0);
         assert!((gpu.0 - cpu.0).abs() <= bound, "{gpu:?} on the GPU, {cpu:?} on the CPU: {bound}");
+        let bound = logits_in_bf16(LAYERS, largest) / (fine.1 as f64).sqrt();
+        assert!((gpu.0 - fine.0).abs() <= bound, "{gpu:?} on the GPU, {fine:?} in f32: {bound}");
     }
 
     // An answer, the same again, and the same whatever the schedule.

@@ -72,6 +72,16 @@ pub fn run(test: &str, body: impl Fn(&Arc<Cuda>, &mut Bits)) {
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "{test}: schedules differ");
 }
 
+/// Runs `body` on a GPU once, for what takes long.
+#[track_caller]
+pub fn run_once(test: &str, body: impl Fn(&Arc<Cuda>)) {
+    let once = || body(&open().unwrap_or_else(|error| panic!("{error}")));
+    match cfg!(feature = "gpu-tests") {
+        true => once(),
+        false => virtual_gpu::run(test, &Options::default(), once),
+    }
+}
+
 /// The first GPU.
 fn open() -> Result<Arc<Cuda>, CudaError> {
     Cuda::open(0, None)

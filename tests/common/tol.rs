@@ -90,6 +90,11 @@ pub const GRADIENT: f64 = 1e-3;
 /// Against another tool: relative difference of losses.
 pub const LOSS: f64 = 1e-4;
 
+/// Two computations in bf16 that round in the same places, or all but: their distances in norm from the same in
+/// f32 are two draws of one distribution. Roundings that many results share, early in the model, make the
+/// distance itself uncertain; a mistake in a fragment or a scale is tens of times beyond.
+pub const TWIN: f64 = 2.0;
+
 /// A tolerance: see the module's text for the formula.
 #[derive(Clone, Copy, Debug)]
 pub struct Tol<'a> {
