@@ -6,7 +6,8 @@
 // Shapes    x: f32 or bf16 [n], a matrix flattened row-major   codes: two a byte, [n / 2 rounded up]
 //           absmax: f32 [blocks], one for 64 elements   scales: u8 [blocks]   absmax2: f32 [blocks / 256 rounded up]
 // Writes    nf4_quantize_*: codes and absmax. nf4_quantize_scales_mean: offset. nf4_quantize_scales: scales and absmax2.
-// Bits      those of src/quant/quantise.rs, offset aside: the mean is summed in f64, here in another order.
+// Bits      those of src/quant/quantise.rs, offset aside: the mean is summed in f64, here in another order, and is the
+//           same f32 or a neighbour of it.
 //           A block of zeros has 1 / 0 = inf and 0 · inf = NaN, which is above no threshold: code 0. Subnormal numbers
 //           count as zero, as CUDA's flush does. A NaN or an infinity makes the block's absmax not finite.
 // Work      nf4_quantize_*: a warp per 64 elements, two neighbours a lane, so a lane makes a byte of codes.

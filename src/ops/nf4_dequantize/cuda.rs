@@ -22,9 +22,11 @@ const THREADS: usize = 256;
 const CHUNK: usize = 8;
 
 /// A frozen weight `[rows = out_features, cols = in_features]` on the device, in NF4.
+///
+/// Its shape is fixed once its parts were checked against it: launches rely on that.
 pub struct Weight {
-    pub rows: usize,
-    pub cols: usize,
+    pub(in crate::ops) rows: usize,
+    pub(in crate::ops) cols: usize,
     codes: Buf<u8>,
     scales: Scales,
 }
@@ -66,7 +68,28 @@ impl Weight {
         Ok(Self { rows: w.rows, cols: w.cols, codes: cuda.upload(&w.codes)?, scales })
     }
 
-    /// Bytes that a weight takes on the device.
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes that it takes on the device.
+    pub fn bytes(&self) -> usize {
+        let scales = match &self.scales {
+            Scales::Plain(absmax) => absmax.len() * size_of::<f32>(),
+            Scales::Nested { codes, absmax2, map, .. } => {
+                codes.len() + (absmax2.len() + map.len()) * size_of::<f32>()
+            }
+        };
+        self.codes.len() + scales
+    }
+
+    /// Bytes that a weight would take on the device: for a plan, before it is there.
     pub fn bytes_of(w: &Nf4Matrix) -> usize {
         let scales = match &w.absmax {
             Absmax::Plain(absmax) => size_of_val::<[f32]>(absmax),

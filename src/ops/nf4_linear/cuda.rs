@@ -27,6 +27,8 @@ const TILE: usize = 128;
 const FEW: (usize, usize) = (16, 32);
 /// Elements of bf16 in 16 bytes: what pitches are multiples of.
 const PITCH: usize = 8;
+/// Bytes of two neighbours of a result, which are written at once.
+const PAIR: usize = 4;
 
 /// The adapter's part of one linear: `left[m, 0..r]` at pitch `ld` (V or U, scale included), and the matrix it
 /// meets (B `[out, r]` forward, A `[r, in]` backward). `r` is the padded rank, `r` and `ld` are multiples of 8.
@@ -132,13 +134,13 @@ pub fn forward(
     if let Some(bias) = bias {
         check(OP, "len of bias", bias.len(), w.rows)?;
     }
-    if m == 0 || w.rows == 0 {
-        return Ok(());
-    }
     let mut product = RawProduct::new(m, w.rows)?;
     product.push_weight(x, w, w.cols)?;
     if let Some(lora) = &lora {
         product.push_lora(lora, w.rows * lora.r, lora.r)?;
+    }
+    if m == 0 || w.rows == 0 {
+        return Ok(());
     }
     product.bias = address_or_null(bias);
     let (kernel, blocks) = match m {
@@ -184,6 +186,7 @@ fn run(
     product: RawProduct,
     out: &mut ViewMut<bf16>,
 ) -> Result<(), LaunchError> {
+    check_multiple(OP, "address of the result", out.address() as usize, PAIR)?;
     let grid = [dimension(OP, "blocks", blocks)? as u32, 1, 1];
     let launch = Launch::new(cuda, &SOURCE, kernel, grid, THREADS).value(product).write(out);
     // SAFETY: every length is checked by the callers against the dimensions in `product`, whose addresses are of

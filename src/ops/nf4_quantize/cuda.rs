@@ -53,7 +53,7 @@ fn grid(n: usize, codes: &ViewMut<u8>, absmax: &ViewMut<f32>) -> Result<[u32; 3]
 }
 
 /// Quantises plain scales to 8 bits: `offset` `[1]`, `scales`, and one `absmax2` for 256 of them. `map` is
-/// [`crate::quant::DYNAMIC_MAP`] on the device.
+/// [`crate::quant::DYNAMIC_MAP`] on the device. Without scales, the offset is zero, as the CPU's.
 pub fn double_quantise(
     cuda: &Cuda,
     absmax: View<f32>,
@@ -69,7 +69,7 @@ pub fn double_quantise(
     check(OP, "len of scales", scales.len(), blocks)?;
     check(OP, "len of absmax2", absmax2.len(), nested)?;
     if blocks == 0 {
-        return Ok(());
+        return Ok(cuda.fill(offset, 0)?);
     }
     let grid = [dimension(OP, "blocks", nested)? as u32, 1, 1];
     let mean = Launch::new(cuda, &SOURCE, "nf4_quantize_scales_mean", [1, 1, 1], THREADS);

@@ -54,6 +54,8 @@ fn weights_of_wrong_shapes_are_errors() {
         short.absmax = dayrun::quant::Absmax::Plain(vec![1.0; 3].into());
         assert_eq!(message(&short), "nf4_dequantize: number of scales is 3, expected 4");
         let weight = cuda::Weight::upload(gpu, &good).unwrap();
+        assert_eq!((weight.rows(), weight.cols()), (4, 64));
+        assert_eq!(weight.bytes(), cuda::Weight::bytes_of(&good));
         let mut out = gpu.alloc::<bf16>(4 * 72 - 9).unwrap();
         assert!(cuda::forward(gpu, &weight, &mut out.view_mut(), 72).is_err(), "too short");
         assert!(cuda::forward(gpu, &weight, &mut out.view_mut(), 56).is_err(), "pitch below a row");

@@ -9,7 +9,9 @@ use dayrun::quant::Nf4Matrix;
 use half::bf16;
 
 use crate::common::gpu::{self, Bits};
-use crate::common::{DType, Rng, Tol, abs_product, assert_close, cast, pitched, to_f64};
+use crate::common::{
+    DType, Rng, Tol, abs_product, assert_close, assert_same_bits, cast, pitched, to_f64,
+};
 use crate::nf4_linear::matrix;
 
 /// The values that the kernel multiplies with: rounded once to bf16.
@@ -34,9 +36,14 @@ fn width(rng: &mut Rng) -> usize {
     [8, 24, 64, 72, 128, 136, 192, 320][rng.below(8)]
 }
 
+/// No adapter, adapters of a part of a step of k, and of several steps.
+fn rank(rng: &mut Rng) -> usize {
+    [0, 8, 16, 24, 32, 40, 64, 72][rng.below(8)]
+}
+
 fn check_forward(gpu: &Arc<Cuda>, rng: &mut Rng, m: usize, bits: &mut Bits) {
     let (n_in, n_out) = (width(rng), 1 + rng.below(170));
-    let (r, gap) = (8 * rng.below(5), 8 * rng.below(3));
+    let (r, gap) = (rank(rng), 8 * rng.below(3));
     let nested = rng.below(2) == 0;
     let w = matrix(rng, n_out, n_in, nested);
     let (x, v, b) = (rng.values(m * n_in, 1.0), rng.values(m * r, 1.0), rng.values(n_out * r, 0.5));
@@ -73,7 +80,7 @@ fn check_backward(gpu: &Arc<Cuda>, rng: &mut Rng, m: usize, bits: &mut Bits) {
     let mut bounds = vec![0.0; m * n_in];
     let (mut buffers, mut sum_len) = (Vec::new(), 0);
     for _ in 0..terms {
-        let (n_out, r, gap) = (8 * (1 + rng.below(20)), 8 * rng.below(4), 8 * rng.below(3));
+        let (n_out, r, gap) = (8 * (1 + rng.below(20)), rank(rng), 8 * rng.below(3));
         let nested = rng.below(2) == 0;
         let w = matrix(rng, n_out, n_in, nested);
         let (dy, u) = (rng.values(m * n_out, 1.0), rng.values(m * r, 1.0));
@@ -134,6 +141,97 @@ fn backward_equals_the_reference() {
             let m = rows(&mut rng);
             check_backward(gpu, &mut rng, m, bits);
         }
+    });
+}
+
+/// One-hot rows on the left read the weight out: every element exactly, with no bound that a wrong scale or a
+/// swapped fragment could hide behind.
+fn check_reads_out(gpu: &Arc<Cuda>, rng: &mut Rng, rows: usize, bits: &mut Bits) {
+    let (n_in, n_out) = (width(rng), 8 * (1 + rng.below(20)));
+    let w = matrix(rng, n_out, n_in, rows.is_multiple_of(2));
+    let weight = Weight::upload(gpu, &w).unwrap();
+    // Sums begin at +0, so -0 of a code 0 with a negative scale comes out as +0.
+    let decoded: Vec<bf16> = w.to_f32().into_iter().map(|x| bf16::from_f32(x + 0.0)).collect();
+    let one_hot = |n: usize, first: usize| {
+        let mut x = vec![bf16::ZERO; rows * n];
+        (0..rows).for_each(|i| x[i * n + (first + i) % n] = bf16::ONE);
+        gpu.upload(&x).unwrap()
+    };
+    let first = rng.below(n_in);
+    let mut y = gpu.alloc::<bf16>(rows * n_out).unwrap();
+    forward(gpu, rows, one_hot(n_in, first).view(), &weight, None, None, &mut y.view_mut())
+        .unwrap();
+    let got = gpu.download(y.view()).unwrap();
+    let at = |i: usize| decoded[i % n_out * n_in + (first + i / n_out) % n_in];
+    let want: Vec<bf16> = (0..rows * n_out).map(at).collect();
+    assert_same_bits(&format!("columns of {n_out} x {n_in}, {rows} rows"), &got, &want);
+    bits.add(&got);
+
+    let first = rng.below(n_out);
+    let mut dx = gpu.alloc::<bf16>(rows * n_in).unwrap();
+    let dy = one_hot(n_out, first);
+    let term = Term { dy: dy.view(), w: &weight, lora: None };
+    backward(gpu, rows, &[term], &mut dx.view_mut()).unwrap();
+    let got = gpu.download(dx.view()).unwrap();
+    let at = |i: usize| decoded[(first + i / n_in) % n_out * n_in + i % n_in];
+    let want: Vec<bf16> = (0..rows * n_in).map(at).collect();
+    assert_same_bits(&format!("rows of {n_out} x {n_in}, {rows} rows"), &got, &want);
+    bits.add(&got);
+}
+
+#[test]
+fn one_hot_rows_read_the_weight_exactly() {
+    gpu::run("cuda::nf4_linear::one_hot_rows_read_the_weight_exactly", |gpu, bits| {
+        let mut rng = Rng::new(7);
+        for i in 0..gpu::shapes() {
+            let rows = if i % 2 == 0 { 1 + rng.below(16) } else { rows(&mut rng) };
+            check_reads_out(gpu, &mut rng, rows, bits);
+        }
+    });
+}
+
+#[test]
+fn backward_with_wrong_lengths_and_results_at_odd_places_are_errors() {
+    const TEST: &str =
+        "cuda::nf4_linear::backward_with_wrong_lengths_and_results_at_odd_places_are_errors";
+    gpu::run(TEST, |gpu, _| {
+        let mut rng = Rng::new(8);
+        let mut weight =
+            |rows, cols| Weight::upload(gpu, &matrix(&mut rng, rows, cols, true)).unwrap();
+        let (w, wide, odd) = (weight(16, 64), weight(16, 72), weight(12, 64));
+        let ones = gpu.upload(&[bf16::ONE; 256]).unwrap();
+        let mut out = gpu.alloc::<bf16>(160).unwrap();
+        let one = |len: usize| ones.view().slice(0..len);
+        let term = |w, len| Term { dy: one(len), w, lora: None };
+        let mut run = |m: usize, terms: &[Term], begin: usize, len: usize| {
+            let to = &mut out.view_mut().slice(begin..begin + len);
+            backward(gpu, m, terms, to).map_err(|error| error.to_string())
+        };
+        let error = |message: &str| Err(format!("nf4_linear: {message}"));
+        assert_eq!(run(2, &[term(&w, 32)], 0, 128), Ok(()));
+        assert_eq!(run(2, &[term(&w, 32)], 2, 128), Ok(()));
+        assert_eq!(run(0, &[term(&w, 0)], 0, 0), Ok(()));
+        assert_eq!(run(2, &[term(&w, 32)], 0, 127), error("len of dx is 127, expected 128"));
+        assert_eq!(run(2, &[term(&w, 31)], 0, 128), error("len of dy is 31, expected 32"));
+        let terms = [term(&w, 32), term(&wide, 32)];
+        assert_eq!(run(2, &terms, 0, 128), error("in_features is 72, expected 64"));
+        let message = "out_features is 12, expected a multiple of 8";
+        assert_eq!(run(2, &[term(&odd, 24)], 0, 128), error(message));
+        let lora = LowRank { left: one(16), ld: 8, r: 8, right: one(64) };
+        let message = "len of the adapter matrix is 64, expected 512";
+        assert_eq!(run(2, &[Term { lora: Some(lora), ..term(&w, 32) }], 0, 128), error(message));
+        assert!(run(2, &[term(&w, 32); 7], 0, 128).unwrap_err().contains("room for products"));
+        let odd_place = run(2, &[term(&w, 32)], 1, 128).unwrap_err();
+        assert!(odd_place.contains("address of the result"), "{odd_place}");
+        let dy = Term { dy: ones.view().slice(4..36), w: &w, lora: None };
+        let odd_place = run(2, &[dy], 0, 128).unwrap_err();
+        assert!(odd_place.contains("address of x or dy"), "{odd_place}");
+        let to = &mut out.view_mut().slice(1..33);
+        assert!(forward(gpu, 2, one(128), &w, None, None, to).is_err(), "y at an odd place");
+        // No rows are no excuse for an adapter that does not fit.
+        let lora = LowRank { left: one(0), ld: 8, r: 8, right: one(64) };
+        let none = &mut out.view_mut().slice(0..0);
+        assert!(forward(gpu, 0, one(0), &w, Some(lora), None, none).is_err(), "adapter of 64");
     });
 }
 

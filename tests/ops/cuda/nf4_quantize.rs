@@ -27,12 +27,30 @@ fn weights(rng: &mut Rng, n: usize) -> Vec<f32> {
     x
 }
 
-fn check(gpu: &Arc<Cuda>, n: usize, x: &[f32], bits: &mut Bits) {
+/// Values on the thresholds between codes, where the lower code wins, and next to them; the first is the scale of its
+/// block: 1 leaves the rest as it is, and one near the largest number has a subnormal reciprocal.
+fn at_thresholds(n: usize, scale: f32) -> Vec<f32> {
+    let value = |i: usize| {
+        let t = (CODEBOOK[i % 15] + CODEBOOK[i % 15 + 1]) / 2.0;
+        let t = [t.next_down(), t, t.next_up()][i / 15 % 3];
+        if i.is_multiple_of(64) { scale } else { t * scale }
+    };
+    (0..n).map(value).collect()
+}
+
+/// `x` rounded to bf16 through the kernel for bf16, `x` itself through the one for f32.
+fn check_both(gpu: &Arc<Cuda>, x: &[f32], bits: &mut Bits) {
+    let narrow: Vec<f32> = x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
+    check(gpu, &narrow, true, bits);
+    check(gpu, x, false, bits);
+}
+
+fn check(gpu: &Arc<Cuda>, x: &[f32], narrow: bool, bits: &mut Bits) {
+    let n = x.len();
     let (mut codes, mut absmax) =
         (gpu.alloc::<u8>(n.div_ceil(2)).unwrap(), gpu.alloc::<f32>(n.div_ceil(64)).unwrap());
-    let exact = x.iter().all(|x| bf16::from_f32(*x).to_f32() == *x);
     let (to, scales) = (&mut codes.view_mut(), &mut absmax.view_mut());
-    if exact && n.is_multiple_of(2) {
+    if narrow {
         let x: Vec<bf16> = x.iter().map(|x| bf16::from_f32(*x)).collect();
         cuda::forward_bf16(gpu, gpu.upload(&x).unwrap().view(), to, scales).unwrap();
     } else {
@@ -81,7 +99,7 @@ fn check_nested(gpu: &Arc<Cuda>, absmax: &[f32], bits: &mut Bits, plain: dayrun:
     let Absmax::Nested { codes, absmax2: want2, offset: want_offset, .. } = &want.absmax else {
         unreachable!("nested scales")
     };
-    // Sums of so few f32 are exact in f64, in whatever order.
+    // Sums of so few are the same but for the last bits of f64, which rounding to f32 takes away.
     assert_same_bits("offset", &gpu.download(offset.view()).unwrap(), &[*want_offset]);
     assert_same_bits("scales", &gpu.download(scales.view()).unwrap(), codes);
     assert_same_bits("absmax2", &gpu.download(absmax2.view()).unwrap(), want2);
@@ -99,9 +117,65 @@ fn bytes_are_the_cpus() {
             if i % 2 == 0 {
                 x.iter_mut().for_each(|x| *x *= 1.000_123);
             }
-            check(gpu, n, &x, bits);
+            check_both(gpu, &x, bits);
         }
     });
+}
+
+#[test]
+fn ties_go_to_the_lower_code() {
+    gpu::run("cuda::nf4_quantize::ties_go_to_the_lower_code", |gpu, bits| {
+        for scale in [1.0, -1.0, 0.5, 3e38, 1.2e-38] {
+            check_both(gpu, &at_thresholds(199, scale), bits);
+        }
+    });
+}
+
+/// A sum of n f64 of one sign is off by n · 2^-53 of itself at most, in whatever order. So two of them, below 2^26
+/// scales, are within a quarter of an f32's last bit of each other, and rounded they are the same or neighbours.
+#[test]
+fn the_mean_of_many_scales_is_the_cpus_or_its_neighbour() {
+    gpu::run(
+        "cuda::nf4_quantize::the_mean_of_many_scales_is_the_cpus_or_its_neighbour",
+        |gpu, bits| {
+            let mut rng = Rng::new(23);
+            for n in [255, 256, 257, 70_001] {
+                let absmax: Vec<f32> = (0..n)
+                    .map(|i| rng.uniform() as f32 * 10f32.powi(-(((n - 1 - i) % 30) as i32)))
+                    .collect();
+                let want = (absmax.iter().map(|&x| f64::from(x)).sum::<f64>() / n as f64) as f32;
+                let (x, map) = (gpu.upload(&absmax).unwrap(), gpu.upload(&DYNAMIC_MAP).unwrap());
+                let mut offset = gpu.alloc::<f32>(1).unwrap();
+                let mut scales = gpu.alloc::<u8>(n).unwrap();
+                let mut absmax2 = gpu.alloc::<f32>(n.div_ceil(256)).unwrap();
+                let (o, s, a) =
+                    (&mut offset.view_mut(), &mut scales.view_mut(), &mut absmax2.view_mut());
+                cuda::double_quantise(gpu, x.view(), map.view(), o, s, a).unwrap();
+                let got = gpu.download(offset.view()).unwrap()[0];
+                assert!(
+                    got.to_bits().abs_diff(want.to_bits()) <= 1,
+                    "{n} scales: {got}, not {want}"
+                );
+                // Whatever the offset is, the second scales follow from it.
+                let want: Vec<f32> = absmax
+                    .chunks(256)
+                    .map(|part| part.iter().fold(0f32, |most, x| most.max((x - got).abs())))
+                    .collect();
+                assert_same_bits("absmax2", &gpu.download(absmax2.view()).unwrap(), &want);
+                bits.add(&[got]);
+            }
+            // None at all: the CPU's offset is zero.
+            let map = gpu.upload(&DYNAMIC_MAP).unwrap();
+            let nothing = gpu.upload::<f32>(&[]).unwrap();
+            let (mut offset, mut scales) =
+                (gpu.alloc::<f32>(1).unwrap(), gpu.alloc::<u8>(0).unwrap());
+            let mut absmax2 = gpu.alloc::<f32>(0).unwrap();
+            let (o, s, a) =
+                (&mut offset.view_mut(), &mut scales.view_mut(), &mut absmax2.view_mut());
+            cuda::double_quantise(gpu, nothing.view(), map.view(), o, s, a).unwrap();
+            assert_same_bits("offset of nothing", &gpu.download(offset.view()).unwrap(), &[0f32]);
+        },
+    );
 }
 
 #[test]
