@@ -321,6 +321,11 @@ fn a_device_that_will_not_do_is_refused_by_name() {
     );
     let until = [&train[..], &["--set", "train.cpu_until=layers.9.attention"]].concat();
     refuse("an op that there is not", Options::default(), &until);
+    let told = Project::new().run(&[&["-vv"][..], &until].concat()).stderr;
+    let text = String::from_utf8_lossy(&told);
+    for listed in ["op 0 of ", ": embedding\n", ": layers.1.attention.backward\n"] {
+        assert!(text.contains(listed), "all ops are listed: {text}");
+    }
     check_snapshot("gpu-refusals.txt", &seen);
 }
 

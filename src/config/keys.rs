@@ -125,7 +125,7 @@ section! {
         memory: Option<ByteSize> = None, "a size such as \"39.3GB\", \"24GiB\", \"800MB\" or bytes above 0",
             |v| v.is_none_or(|v| v.0 > 0), example "\"39.3GB\"";
         /// To find a wrong result: the CPU runs a step's ops before this one, the GPU from there.
-        /// A mistake in the name shows those near.
+        /// With -vv a run lists them, in their order, also where the name is none of them.
         cpu_until: Option<String> = None, "the name of an op", |_| true,
             example "\"layers.1.attention\"";
         /// CPU threads; 0 takes one per core. The result does not depend on it.
@@ -161,7 +161,7 @@ section! {
         nf4_linear: Nf4Linear = Nf4Linear::Auto, "\"auto\", \"fused\" or \"scratch\"", |_| true;
         /// Where the table below is from; for people.
         nf4_linear_source: Option<String> = None, "a text", |_| true,
-            example "\"modelled for sm_80 (as A100), not measured\"";
+            example "\"a guess for sm_80 (as A100) until it is measured\"";
         /// What "auto" follows: for each shape of a weight, up to how many rows of a product are
         /// taken fused, forward and backward. A run on a GPU fills it in where it is not given.
         nf4_linear_rows: Option<Vec<LinearDispatch>> = None,

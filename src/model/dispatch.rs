@@ -25,13 +25,15 @@ pub struct LinearDispatch {
 }
 
 impl Dispatch {
-    /// What the instruction counts of both ways and the memory's speed say for an architecture. Nothing of it
-    /// was measured on a GPU.
+    /// A guess per architecture until it is measured: one number of rows for every shape, forward and
+    /// backward. Nothing of it was measured on a GPU.
     ///
-    /// The fused kernel saves the round trip of the decoded weight through memory, and pays with
-    /// instructions beside its mma.sync. Where these hide (Ada, Blackwell's consumer cards) it wins up to
-    /// some thousand rows, on A100 up to about 1,400, and on Hopper, whose mma.sync reaches half of what its
-    /// tensor cores give to a plain GEMM, to about 430.
+    /// The numbers are the crossovers of a model of faster kernels than the ones here: a fused kernel with
+    /// tuned tiles of 256 x 128, and a library's GEMM after the scratch. There, the fused kernel saves the
+    /// round trip of the decoded weight through memory, and pays with instructions beside its mma.sync. Where
+    /// these hide (Ada, Blackwell's consumer cards) it wins up to some thousand rows, on A100 up to about
+    /// 1,400, and on Hopper, whose mma.sync reaches half of what its tensor cores give to a plain GEMM, to
+    /// about 430. Where the kernels here cross is not known.
     pub fn modelled(capability: (i32, i32), config: &LlamaConfig) -> Self {
         let (rows, class) = match capability {
             (8, 0) => (1400, "A100"),
@@ -39,7 +41,7 @@ impl Dispatch {
             _ => (4096, "RTX 4090"),
         };
         let (major, minor) = capability;
-        let source = format!("modelled for sm_{major}{minor} (as {class}), not measured");
+        let source = format!("a guess for sm_{major}{minor} (as {class}) until it is measured");
         Self::with_rows(config, rows, source)
     }
 

@@ -45,7 +45,10 @@ impl DeviceError {
             Self::Cuda(error) => error.hint(),
             #[cfg(feature = "cuda")]
             Self::Gpu(error) => error.hint(),
-            Self::NoSupport => Some("build with `--features cuda`, or use device = \"cpu\"".into()),
+            Self::NoSupport => Some(
+                "build with `--features cuda`, or use --device cpu (in the run file: train.device = \"cpu\")"
+                    .into(),
+            ),
         }
     }
 }

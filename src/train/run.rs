@@ -19,6 +19,8 @@ use crate::data::dataset::DataStats;
 use crate::data::{self, DataOptions, Dataset, encode};
 use crate::device::cpu::GemmElement;
 use crate::device::memory::Placement;
+#[cfg(feature = "cuda")]
+use crate::model;
 use crate::progress::Report;
 
 /// Tokens of the first documents on which a fresh adapter is compared with none.
@@ -138,13 +140,16 @@ pub fn run_file(run: &RunFile, out: &Path, watch: &Watch) -> Result<Outcome, Err
         );
         run.data.max_length = positions;
     }
+    let adapter = first_adapter(&mut run, &base)?;
+    #[cfg(feature = "cuda")]
+    if let (Some(_), Some(op)) = (&base.gpu, &run.train.cpu_until) {
+        model::cuda::check_op(&base.weights.config, &adapter, op)?;
+    }
     let options = data_options(&run)?;
     let load = || data::load(&run.data.train.0, &base.tokenizer, &options, watch.report);
     let dataset = base.cpu.install(load)?;
     note_data(&dataset, watch);
     let files = eval_files(&base, &run.data.eval.0, &options, watch.report, watch.on_note)?;
-
-    let adapter = first_adapter(&mut run, &base)?;
     match run.train.compute_dtype {
         ComputeDtype::Bf16 => go::<bf16>(run, base, dataset, files, adapter, start, watch),
         ComputeDtype::F32 => go::<f32>(run, base, dataset, files, adapter, start, watch),

@@ -301,7 +301,14 @@ fn what_does_not_fit_is_told_with_what_would() {
         };
         let fits = shortage.fits.unwrap();
         assert!(error.to_string().contains("activations and scratch"), "{error}");
-        assert_eq!(error.hint().unwrap(), format!("train.micro_batch_tokens = {fits}"));
+        let both = format!("train.micro_batch_tokens = {fits}, and data.max_length at most that");
+        assert_eq!(error.hint().unwrap(), both);
+        for (rows, kv_tokens) in [(100_000, 0), (1, 1 << 30)] {
+            let kind = Kind::Generate { tokens: rows + 256, rows };
+            let error = Needs::check(&cuda, &weights, &dispatch, None, kind, kv_tokens);
+            let hint = error.unwrap_err().hint().unwrap();
+            assert!(hint.starts_with("lower eval.batch_rows or eval.max_new_tokens "), "{hint}");
+        }
         check(fits).unwrap();
         check(fits + 1).unwrap_err();
         // What the table counts is what is allocated.

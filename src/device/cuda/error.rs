@@ -51,18 +51,23 @@ impl CudaError {
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             CudaError::NoDriver => {
-                "install the NVIDIA driver (nothing else is needed), or use device = \"cpu\""
+                "install the NVIDIA driver (nothing else is needed), or use --device cpu (in the run file: \
+                 train.device = \"cpu\")"
             }
             CudaError::NoDevice { .. } => {
                 "`nvidia-smi` shows what the driver sees; in a container, pass the GPU through; or use \
-                 device = \"cpu\""
+                 --device cpu (in the run file: train.device = \"cpu\")"
             }
             CudaError::NoSuchDevice { .. } => {
-                "`nvidia-smi -L` lists them; device = \"cuda:0\" is the first"
+                "`nvidia-smi -L` lists them; --device cuda:0 (in the run file: train.device = \"cuda:0\") \
+                 is the first"
             }
-            CudaError::DriverTooOld { .. } => "driver 530 or newer is needed, or device = \"cpu\"",
+            CudaError::DriverTooOld { .. } => {
+                "driver 530 or newer is needed; or use --device cpu (in the run file: train.device = \"cpu\")"
+            }
             CudaError::GpuTooOld { .. } => {
-                "Ampere (A100, RTX 30) or newer is needed; or use device = \"cpu\""
+                "Ampere (A100, RTX 30) or newer is needed; or use --device cpu (in the run file: \
+                 train.device = \"cpu\")"
             }
             CudaError::OutOfMemory { .. } => {
                 "lower train.micro_batch_tokens or lora.r, or raise train.memory"

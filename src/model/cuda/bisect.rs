@@ -79,15 +79,20 @@ impl Bisect {
     }
 }
 
-/// Checks that a training program of `adapter` has an op of this name.
+/// Checks that a training program of `adapter` has the op `until`, and logs the names that there are, in the
+/// order in which they run.
 ///
 /// # Errors
 /// [`GpuError::UnknownOp`] with the nearest names; an adapter of another model.
-pub fn check_op(config: &LlamaConfig, adapter: &Adapter, name: &str) -> Result<(), EngineError> {
+pub fn check_op(config: &LlamaConfig, adapter: &Adapter, until: &str) -> Result<(), EngineError> {
     let layout = AdapterLayout::new(config, adapter)?;
     let (kind, dispatch) = (Kind::Train { tokens: 1 }, Dispatch::all_fused(config));
     let plan = super::needs::program(config, kind, &dispatch, Some(&layout));
-    Ok(position(plan.program.names(), name).map(drop)?)
+    let names = plan.program.names();
+    for (i, name) in names.iter().enumerate() {
+        tracing::debug!("op {i} of {}: {name}", names.len());
+    }
+    Ok(position(names, until).map(drop)?)
 }
 
 /// Where an op stands.

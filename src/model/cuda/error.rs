@@ -41,9 +41,13 @@ impl GpuError {
         match self {
             GpuError::Cuda(error) => error.hint(),
             GpuError::HeadDim { .. } | GpuError::Width { .. } => {
-                Some("device = \"cpu\" runs this model".into())
+                Some("--device cpu (in the run file: train.device = \"cpu\") runs this model".into())
             }
-            GpuError::Dtype => Some("compute_dtype = \"bf16\", or device = \"cpu\" for f32".into()),
+            GpuError::Dtype => Some(
+                "train.compute_dtype = \"bf16\"; or for f32 --device cpu (in the run file: train.device = \
+                 \"cpu\")"
+                    .into(),
+            ),
             GpuError::Dispatch { .. } => {
                 Some("leave the table out of the run file: one is made for the GPU at hand".into())
             }
@@ -53,7 +57,10 @@ impl GpuError {
                 "the run can be repeated from its run file; if it stops there again, please report it"
                     .into(),
             ),
-            GpuError::HostCache | GpuError::UnknownOp { .. } | GpuError::Op { .. } => None,
+            GpuError::UnknownOp { .. } => Some(
+                "`dayrun -vv train` lists all ops of a step, in the order in which they run".into(),
+            ),
+            GpuError::HostCache | GpuError::Op { .. } => None,
         }
     }
 }

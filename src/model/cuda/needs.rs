@@ -43,6 +43,8 @@ pub struct Shortage {
     pub limit: usize,
     /// The most tokens of a micro-batch that fit; `None`: not even one, or nothing to choose.
     pub fits: Option<usize>,
+    /// Whether it is for generating answers.
+    pub generates: bool,
 }
 
 impl std::error::Error for Shortage {}
@@ -78,8 +80,17 @@ impl Shortage {
     /// What to do about it.
     pub fn hint(&self) -> String {
         match self.fits {
-            Some(tokens) => format!("train.micro_batch_tokens = {tokens}"),
-            None => "a GPU with more memory, a smaller model, or device = \"cpu\"".into(),
+            // A document must fit in one micro-batch.
+            Some(tokens) => {
+                format!("train.micro_batch_tokens = {tokens}, and data.max_length at most that")
+            }
+            None if self.generates => "lower eval.batch_rows or eval.max_new_tokens (of a command: \
+                                       --batch-rows, --max-new-tokens), or use --device cpu (in the run \
+                                       file: train.device = \"cpu\")"
+                .into(),
+            None => "a GPU with more memory, a smaller model, or --device cpu (in the run file: \
+                     train.device = \"cpu\")"
+                .into(),
         }
     }
 }
@@ -170,7 +181,8 @@ impl<'a> Fixed<'a> {
                 Some(low)
             }
         };
-        Err(GpuError::TooLittleMemory(Box::new(Shortage { needs, limit, fits })))
+        let generates = matches!(kind, Kind::Generate { .. });
+        Err(GpuError::TooLittleMemory(Box::new(Shortage { needs, limit, fits, generates })))
     }
 }
 
@@ -206,6 +218,7 @@ impl Needs {
                 needs: self,
                 limit,
                 fits: None,
+                generates: self.kv_cache > 0,
             }))),
         }
     }
