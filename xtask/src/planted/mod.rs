@@ -205,7 +205,20 @@ fn said(output: &str) -> String {
     let ends = |line: &&&str| !(line.is_empty() || line.starts_with("note: "));
     let words = panicked.map(|at| lines[at + 1..].iter().take_while(ends).take(4));
     let words: Vec<&str> = words.into_iter().flatten().copied().collect();
-    if words.is_empty() { "it failed and said nothing".to_string() } else { words.join("; ") }
+    if words.is_empty() {
+        "it failed and said nothing".to_string()
+    } else {
+        short(&words.join("; "))
+    }
+}
+
+/// A comparison's words up to its worst element, without how the tolerance came about.
+fn short(words: &str) -> String {
+    let words = words.split("; worst row").next().unwrap_or_default();
+    match (words.find(" (Tol {"), words.find(" });")) {
+        (Some(from), Some(to)) if from < to => format!("{}{}", &words[..from], &words[to + 3..]),
+        _ => words.to_string(),
+    }
 }
 
 fn shown(said: &Option<String>) -> &str {
@@ -255,5 +268,7 @@ mod tests {
         assert_eq!(said(text), "Race: a store; kernel k, PTX line 3");
         assert_eq!(said("a\nb panicked at c:\nrow 3\n  differs\nnote: run\n"), "row 3; differs");
         assert_eq!(said("a"), "it failed and said nothing");
+        let text = "panicked at x:\ny: 1 of 2 are off (Tol { rounds: 1 }); worst element [0]\nworst row 0\n";
+        assert_eq!(said(text), "y: 1 of 2 are off; worst element [0]");
     }
 }
