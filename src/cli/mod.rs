@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. The only part of dayrun that prints.
 
 mod base_args;
+mod bench;
 mod device_args;
 mod eval;
 mod generate;
@@ -52,6 +53,7 @@ enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Generate(generate::Args),
+    Bench(bench::Args),
 }
 
 /// Parses the arguments, runs the command, prints an error with its advice.
@@ -65,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(&args, &terminal, &log),
         Command::Eval(args) => eval::run(&args, &terminal),
         Command::Generate(args) => generate::run(&args, &terminal),
+        Command::Bench(args) => bench::run(&args, &terminal),
     };
     terminal.clear();
     match result {

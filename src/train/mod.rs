@@ -1,6 +1,7 @@
 //! The step, optimizer, schedule, metrics, and a whole run around them.
 
 pub mod base;
+pub mod bench;
 pub mod device;
 pub mod evaluate;
 pub mod evaluator;

@@ -5,6 +5,7 @@
 
 pub mod element;
 pub mod gemm;
+pub mod peak;
 pub mod simd;
 
 use rayon::ThreadPool;

@@ -414,3 +414,19 @@ pub unsafe fn store_bf16(tile: &[f32; NR], scale: f32, out: &mut [bf16; NR]) {
         _mm512_storeu_si512(out.as_mut_ptr().cast(), from_bh(_mm512_cvtne2ps_pbh(high, low)));
     }
 }
+
+/// `rounds` products on each of `N` accumulators that do not wait for each other.
+///
+/// # Safety
+/// The CPU has AVX-512 F and BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub unsafe fn multiply_chains<const N: usize>(rounds: usize) {
+    let mut acc = [_mm512_setzero_ps(); N];
+    let one = std::hint::black_box(_mm512_set1_epi32(0x3f80_3f80));
+    for _ in 0..rounds {
+        for acc in &mut acc {
+            *acc = _mm512_dpbf16_ps(*acc, as_bh(one), as_bh(one));
+        }
+    }
+    std::hint::black_box(acc);
+}

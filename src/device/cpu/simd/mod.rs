@@ -2,10 +2,12 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512bf16;
+mod chains;
 pub mod math;
 pub mod panel;
 mod plain;
 
+pub use chains::{CHAINS, multiply_chains};
 pub use panel::{GemmElement, MR, NR, Nf4Codes, Segment, panel_len, rows_fit};
 
 /// An instruction set of the CPU backend that this machine has, chosen once when the device is made.

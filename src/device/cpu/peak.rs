@@ -1,0 +1,57 @@
+//! What the machine's multipliers can do: the yardstick that a benchmark's rate is held against.
+
+use std::time::{Duration, Instant};
+
+use super::simd::{CHAINS, multiply_chains};
+use super::{Cpu, Level};
+
+/// Runs of one measurement, and how long each is.
+const RUNS: usize = 10;
+const RUN: Duration = Duration::from_millis(200);
+/// Rounds of all chains between two looks at the clock: some 20 µs.
+const ROUNDS: usize = 2048;
+
+/// FLOP/s of the level's widest product of bf16 (dot products where it has them, else f32
+/// multiply-adds) on all threads at once: 24 independent chains a thread, best of ten runs of 0.2 s.
+///
+/// The best run and not the median: on a shared machine it is the one least disturbed.
+pub fn bf16_flops_per_second(cpu: &Cpu) -> f64 {
+    (0..RUNS).map(|_| one_run(cpu)).fold(0.0, f64::max)
+}
+
+fn one_run(cpu: &Cpu) -> f64 {
+    let per_thread = std::sync::Mutex::new(0.0);
+    cpu.broadcast(|| {
+        let rate = thread_rate(cpu.level);
+        *per_thread.lock().expect("no thread has panicked") += rate;
+    });
+    per_thread.into_inner().expect("no thread has panicked")
+}
+
+fn thread_rate(level: Level) -> f64 {
+    let start = Instant::now();
+    let mut products = 0;
+    loop {
+        products += multiply_chains(level, ROUNDS);
+        let elapsed = start.elapsed();
+        if elapsed >= RUN {
+            return 2.0 * products as f64 / elapsed.as_secs_f64();
+        }
+    }
+}
+
+const _: () = assert!(CHAINS == 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_what_each_level_multiplies() {
+        for level in Level::available() {
+            let lanes = multiply_chains(level, 1) / CHAINS;
+            assert_eq!(multiply_chains(level, 7), 7 * CHAINS * lanes, "{level:?}");
+            assert!([4, 16, 32].contains(&lanes), "{level:?}: {lanes} products an instruction");
+        }
+    }
+}
