@@ -35,7 +35,7 @@ pub struct BaseArgs {
     device: DeviceArgs,
 }
 
-fn dtype(text: &str) -> Result<ComputeDtype, String> {
+pub(super) fn dtype(text: &str) -> Result<ComputeDtype, String> {
     match text {
         "bf16" => Ok(ComputeDtype::Bf16),
         "f32" => Ok(ComputeDtype::F32),

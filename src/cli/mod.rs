@@ -35,7 +35,8 @@ Examples:
   dayrun init run.toml                     write a commented run file to start from
   dayrun train run.toml                    train; the adapter is in runs/run/adapter
   dayrun eval --run runs/run               perplexity and exact match of what was trained
-  dayrun generate --run runs/run \"Hello\"   ask it something"
+  dayrun generate --run runs/run \"Hello\"   ask it something
+  dayrun bench train --model models/smol   how fast this machine trains"
 )]
 struct Cli {
     #[command(subcommand)]

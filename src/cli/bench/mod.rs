@@ -1,0 +1,65 @@
+//! `dayrun bench`: how fast this machine is, on random tokens.
+
+mod train;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::Terminal;
+use super::device_args::DeviceArgs;
+use super::output::Failure;
+use crate::config::{ComputeDtype, RunFile};
+use crate::train::Base;
+use crate::train::device::Request;
+
+/// Measure how fast this machine trains.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  dayrun bench train --model models/smol --batch 4 --seq 256     tokens a second of training")]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    Train(train::Args),
+}
+
+pub(super) fn run(args: &Args, terminal: &Terminal) -> Result<ExitCode, Failure> {
+    match &args.what {
+        What::Train(args) => train::run(args, terminal),
+    }
+}
+
+/// What every benchmark is told.
+#[derive(clap::Args)]
+struct BenchArgs {
+    /// The base model: a Hugging Face directory or a GGUF file.
+    #[arg(long, value_name = "PATH")]
+    model: PathBuf,
+    /// Type of the activations: bf16 or f32.
+    #[arg(long, value_name = "TYPE", default_value = "bf16", value_parser = super::base_args::dtype)]
+    compute_dtype: ComputeDtype,
+    /// CPU threads; 0 takes one per core.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
+    threads: u16,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// One line of JSON on standard output instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+impl BenchArgs {
+    fn open(&self, terminal: &Terminal) -> Result<Base, Failure> {
+        let mut run = RunFile::default();
+        run.train.compute_dtype = self.compute_dtype;
+        run.train.threads = usize::from(self.threads);
+        self.device.lay_over(&mut run.train)?;
+        let base = Base::open(&self.model, &Request::of(&run), &|p| terminal.report(p))?;
+        terminal.note(&base.device.line());
+        Ok(base)
+    }
+}
