@@ -65,17 +65,24 @@ fn check_snapshot(name: &str, got: &str) {
     assert_eq!(got, want, "{} (DAYRUN_BLESS=1 writes it anew)", path.display());
 }
 
+/// `args` end in `--help`.
+fn check_help(dir: &Path, args: &[&str]) {
+    let output = run(dir, args);
+    assert!(output.status.success(), "{args:?}");
+    assert!(args[0] == "quickstart" || stdout(&output).contains("Examples:"), "{args:?}");
+    let names = [&["help"], &args[..args.len() - 1]].concat();
+    check_snapshot(&format!("{}.txt", names.join("-")), &stdout(&output));
+}
+
 #[test]
 fn help_is_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["", "init", "train", "eval", "generate", "quickstart"] {
         let args: Vec<&str> = [name, "--help"].into_iter().filter(|a| !a.is_empty()).collect();
-        let output = run(dir.path(), &args);
-        assert!(output.status.success());
-        assert!(name == "quickstart" || stdout(&output).contains("Examples:"), "{name}");
-        let file = if name.is_empty() { "help.txt".into() } else { format!("help-{name}.txt") };
-        check_snapshot(&file, &stdout(&output));
+        check_help(dir.path(), &args);
     }
+    check_help(dir.path(), &["bench", "--help"]);
+    check_help(dir.path(), &["bench", "train", "--help"]);
     let output = run(dir.path(), &["init"]);
     check_snapshot("init.toml", &stdout(&output));
 }
@@ -146,6 +153,10 @@ fn refusals_say_what_where_and_what_to_do() {
         &["generate", "--run", "no/run", "hello"],
         &["generate", "--run", "used", "hello"],
         &["generate", "--model", "no/model", "--adapter", "dora", "hello"],
+        &["bench", "train", "--model", "no/model"],
+        &["bench", "train", "--model", "no/model", "--lengths", "no.txt"],
+        &["bench", "train", "--model", "no/model", "--lengths", "rows.jsonl"],
+        &["bench", "train", "--model", "no/model", "--lengths", "blank.jsonl"],
     ];
     for args in cases {
         let (code, text) = refusal(dir, args);
@@ -383,4 +394,42 @@ fn a_disk_without_room_is_noticed_before_the_first_update() {
     let out = dir.join("runs/run");
     assert!(!out.join("adapter").exists(), "an empty directory misleads");
     assert_eq!(std::fs::read_to_string(out.join("metrics.jsonl")).unwrap(), "");
+}
+
+#[test]
+fn a_benchmark_says_how_fast_and_where_the_time_goes() {
+    let dir = project();
+    std::fs::write(dir.path().join("lengths.txt"), "12\n30\n\n7\n25\n").unwrap();
+    let model = tiny().display().to_string();
+    let bench = ["bench", "train", "--model", &model, "--device", "cpu", "--warmup", "1"];
+    let with = |more: &[&str]| {
+        let output = run(dir.path(), &[&bench[..], more].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let text = with(&["--batch", "2", "--seq", "16", "--steps", "3", "--json"]);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let number = |key: &str| line[key].as_f64().unwrap_or_else(|| panic!("{key}: {text}"));
+    assert_eq!(number("tokens_per_step"), 32.0);
+    assert_eq!(line["step_seconds"].as_array().unwrap().len(), 3);
+    let steps = line["step_seconds"].as_array().unwrap().iter().map(|s| s.as_f64().unwrap());
+    let mut steps: Vec<f64> = steps.collect();
+    let mean = steps.iter().sum::<f64>() / 3.0;
+    steps.sort_by(f64::total_cmp);
+    assert!((number("tok_s") * steps[1] / 32.0 - 1.0).abs() < 1e-9, "the median: {text}");
+    let work = number("tok_s") * number("flops_per_token") / 1e9;
+    assert!((number("peak_fraction") * number("peak_gflop_s") / work - 1.0).abs() < 1e-9);
+    assert!(number("rss_gb") > 0.0 && number("peak_gflop_s") > 0.1);
+    let ops = line["seconds_per_op"].as_object().unwrap();
+    for op in ["nf4_linear", "attention backward", "head and loss", "outside ops"] {
+        assert!(ops[op].as_f64().unwrap() > 0.0, "{op}: {text}");
+    }
+    let sum: f64 = ops.values().map(|s| s.as_f64().unwrap()).sum();
+    assert!((sum / mean - 1.0).abs() < 1e-9, "ops make up the step: {text}");
+
+    // 30 + 12 and 25 + 7 tokens: no micro-batch of more than 42, and all of them are real.
+    let text = with(&["--lengths", "lengths.txt", "--micro-batch-tokens", "42", "--steps", "2"]);
+    assert!(text.contains("37 tokens in"), "{text}");
+    assert!(text.contains("% of the peak of") && text.contains("attention backward"), "{text}");
 }
