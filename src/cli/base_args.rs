@@ -6,7 +6,7 @@ use super::Terminal;
 use super::device_args::DeviceArgs;
 use super::output::Failure;
 use crate::adapter::{Adapter, peft};
-use crate::config::{self, ComputeDtype, RunFile};
+use crate::config::{self, ComputeDtype, RunFile, Threads};
 use crate::train::Base;
 use crate::train::device::Request;
 
@@ -28,9 +28,9 @@ pub struct BaseArgs {
     /// Type of the activations: bf16 or f32; without it, the run's, or bf16.
     #[arg(long, value_name = "TYPE", value_parser = dtype)]
     compute_dtype: Option<ComputeDtype>,
-    /// CPU threads; 0 takes one per core.
+    /// CPU threads: a number, or auto for as many as may run at once.
     #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    threads: Option<Threads>,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -86,7 +86,7 @@ impl BaseArgs {
         if let Some(dir) = &dir {
             peft::check_config(dir)?;
         }
-        run.train.threads = self.threads.unwrap_or(run.train.threads).min(1024);
+        run.train.threads = self.threads.unwrap_or(run.train.threads);
         let request = Request::of(&run);
         let base = Base::open(&run.model.path, &request, &|p| terminal.report(p))?;
         terminal.note(&base.device.line());

@@ -8,7 +8,7 @@ use super::device_args::DeviceArgs;
 use super::log::Log;
 use super::output::{Failure, print, program_name};
 use super::{INTERRUPTED, Terminal, train};
-use crate::config::{self, RunFile};
+use crate::config::{self, RunFile, Threads};
 use crate::data::orders::Split;
 use crate::model::source::{DEMO, Sources, demo_model};
 use crate::train::{Evaluation, Outcome, RunDir, RunDirError};
@@ -33,9 +33,9 @@ pub struct Args {
     /// A copy of the demo model that you have (or another Llama model with a chat template).
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
-    /// CPU threads; 0 takes one per core.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
+    /// CPU threads: a number, or auto for as many as may run at once.
+    #[arg(long, value_name = "N", default_value = "auto")]
+    threads: Threads,
     /// Seed of the adapter and of the order of the rows.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -83,7 +83,7 @@ fn run_file(args: &Args, model: &Path, rows: &Path) -> Result<RunFile, Failure> 
         format!("model.path={}", quoted(model.to_path_buf())),
         format!("data.train={}", quoted(file(Split::Train))),
         format!("data.eval=[{}]", eval.join(", ")),
-        format!("train.threads={}", args.threads),
+        format!("train.threads={}", quoted(args.threads.to_string().into())),
     ];
     if args.model.is_none() {
         sets.push(format!("model.name={}", quoted(DEMO.base_model.into())));

@@ -59,6 +59,76 @@ impl From<DeviceChoice> for String {
     }
 }
 
+/// How many CPU threads: `auto`, or a number from 1 to 1024.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "TextOrNumber", into = "NumberOrText")]
+pub enum Threads {
+    /// As many as may run at once: the cores, less what an affinity mask or a control group's quota
+    /// (a container's limit) leaves out.
+    #[default]
+    Auto,
+    Exactly(u16),
+}
+
+impl Threads {
+    /// The number; 0 for `auto`.
+    pub fn count(self) -> usize {
+        match self {
+            Self::Auto => 0,
+            Self::Exactly(count) => count.into(),
+        }
+    }
+}
+
+impl FromStr for Threads {
+    type Err = String;
+
+    /// 0 is `auto`, too.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("auto", _) | (_, Ok(0)) => Ok(Self::Auto),
+            (_, Ok(count @ 1..=1024)) => Ok(Self::Exactly(count)),
+            _ => Err("expected auto, or an integer from 1 to 1024".into()),
+        }
+    }
+}
+
+impl fmt::Display for Threads {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Exactly(count) => write!(f, "{count}"),
+        }
+    }
+}
+
+impl TryFrom<TextOrNumber> for Threads {
+    type Error = String;
+
+    fn try_from(value: TextOrNumber) -> Result<Self, String> {
+        match value {
+            TextOrNumber::Number(count) => count.to_string().parse(),
+            TextOrNumber::Text(text) => text.parse(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum NumberOrText {
+    Number(u16),
+    Text(&'static str),
+}
+
+impl From<Threads> for NumberOrText {
+    fn from(threads: Threads) -> Self {
+        match threads {
+            Threads::Auto => Self::Text("auto"),
+            Threads::Exactly(count) => Self::Number(count),
+        }
+    }
+}
+
 /// An amount of memory: `39.3GB`, `24GiB`, `800MB`, or plain bytes. Written exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "TextOrNumber", into = "String")]
@@ -174,6 +244,25 @@ mod tests {
         assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
         for wrong in ["", "gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda:99999"] {
             assert!(wrong.parse::<DeviceChoice>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_threads_are_read_and_written() {
+        for (text, threads) in
+            [("auto", Threads::Auto), ("1", Threads::Exactly(1)), ("1024", Threads::Exactly(1024))]
+        {
+            assert_eq!(text.parse(), Ok(threads));
+            assert_eq!(threads.to_string(), text);
+        }
+        assert_eq!("0".parse(), Ok(Threads::Auto));
+        for wrong in ["", "-1", "1025", "2.0", "all", "Auto"] {
+            assert!(wrong.parse::<Threads>().is_err(), "{wrong}");
+        }
+        for toml in ["t = 'auto'", "t = 3", "t = 0"] {
+            let read: std::collections::BTreeMap<String, Threads> = toml::from_str(toml).unwrap();
+            let again = toml::from_str(&toml::to_string(&read).unwrap());
+            assert_eq!(again, Ok(read), "{toml}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::device::{ByteSize, DeviceChoice};
+use super::device::{ByteSize, DeviceChoice, Threads};
 use super::section::section;
 use super::values::{
     ComputeDtype, Nf4Linear, OnRow, Paths, PromptAs, Quantization, ScheduleKind, TargetModules,
@@ -128,8 +128,9 @@ section! {
         /// With -vv a run lists them, in their order, also where the name is none of them.
         cpu_until: Option<String> = None, "the name of an op", |_| true,
             example "\"layers.1.attention\"";
-        /// CPU threads; 0 takes one per core. The result does not depend on it.
-        threads: usize = 0, "an integer from 0 to 1024", |v| *v <= 1024;
+        /// CPU threads; "auto" takes as many as may run at once: the cores, less what an affinity mask
+        /// or a container's limit leaves out. The result does not depend on it.
+        threads: Threads = Threads::Auto, "\"auto\" or an integer from 1 to 1024", |_| true;
         /// The adapter is saved every so many updates, and at the end; 0: only at the end.
         save_every: u64 = 100, "an integer from 0", |v| *v <= i64::MAX as u64;
         /// The run directory. Without it: runs/ and the run file's name.

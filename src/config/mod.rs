@@ -19,7 +19,7 @@ mod section;
 mod tests;
 mod values;
 
-pub use device::{ByteSize, DeviceChoice};
+pub use device::{ByteSize, DeviceChoice, Threads};
 pub use error::ConfigError;
 pub use keys::{Data, Dispatch, Eval, Lora, Model, Train};
 pub use read::{Source, load, parse};

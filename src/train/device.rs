@@ -60,7 +60,7 @@ pub struct Request {
     /// Most bytes of GPU memory; `None`: what is free.
     pub memory: Option<ByteSize>,
     pub compute_dtype: ComputeDtype,
-    /// CPU threads; 0: one per core.
+    /// CPU threads; 0: as many as may run at once.
     pub threads: usize,
     pub dispatch: config::Dispatch,
     /// To find a wrong result: the CPU runs the ops before this one.
@@ -77,7 +77,7 @@ impl Request {
             device: train.device,
             memory: train.memory,
             compute_dtype: train.compute_dtype,
-            threads: train.threads,
+            threads: train.threads.count(),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use super::Terminal;
 use super::device_args::DeviceArgs;
 use super::output::Failure;
-use crate::config::{ComputeDtype, RunFile};
+use crate::config::{ComputeDtype, RunFile, Threads};
 use crate::train::Base;
 use crate::train::device::Request;
 
@@ -42,9 +42,9 @@ struct BenchArgs {
     /// Type of the activations: bf16 or f32.
     #[arg(long, value_name = "TYPE", default_value = "bf16", value_parser = super::base_args::dtype)]
     compute_dtype: ComputeDtype,
-    /// CPU threads; 0 takes one per core.
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
-    threads: u16,
+    /// CPU threads: a number, or auto for as many as may run at once.
+    #[arg(long, value_name = "N", default_value = "auto")]
+    threads: Threads,
     #[command(flatten)]
     device: DeviceArgs,
     /// One line of JSON on standard output instead of a table.
@@ -56,7 +56,7 @@ impl BenchArgs {
     fn open(&self, terminal: &Terminal) -> Result<Base, Failure> {
         let mut run = RunFile::default();
         run.train.compute_dtype = self.compute_dtype;
-        run.train.threads = usize::from(self.threads);
+        run.train.threads = self.threads;
         self.device.lay_over(&mut run.train)?;
         let base = Base::open(&self.model, &Request::of(&run), &|p| terminal.report(p))?;
         terminal.note(&base.device.line());
