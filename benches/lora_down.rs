@@ -8,7 +8,7 @@ use std::time::Duration;
 use candle_core::{Device, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dayrun::device::cpu::{Cpu, GemmElement};
-use dayrun::ops::lora_down::{backward, forward, reference};
+use dayrun::ops::lora_down::{Dims, backward, forward, reference};
 use half::bf16;
 
 use common::{DType, Rng, Tol, abs_product, assert_close, cast, nan};
@@ -21,7 +21,8 @@ fn bench<E: GemmElement + Into<f64>>(c: &mut Criterion) {
     let (wide_x, wide_a) = (rng.values(m * n, 1.0), rng.values(r * n, 0.05));
     let (x, a, b) = (cast::<E>(&wide_x), cast::<E>(&wide_a), cast::<E>(&rng.values(n * r, 0.05)));
     let mut v = nan::<E>(m * r);
-    forward(&cpu, m, n, r, 2.0, &x, &a, &mut v, r).unwrap();
+    let dims = Dims { m, width: n, r, ld: r };
+    forward(&cpu, dims, 2.0, &x, &a, &mut v).unwrap();
     let want = reference::forward(m, n, r, 2.0, &wide_x, &wide_a);
     let bounds: Vec<f64> =
         abs_product(m, n, r, &wide_x, &wide_a).into_iter().map(|bound| 2.0 * bound).collect();
@@ -32,10 +33,10 @@ fn bench<E: GemmElement + Into<f64>>(c: &mut Criterion) {
     group.sample_size(10).measurement_time(Duration::from_secs(1));
     group.throughput(Throughput::Elements(2 * (m * n * r) as u64));
     group.bench_function("forward", |bench| {
-        bench.iter(|| forward(&cpu, m, n, r, 2.0, &x, &a, &mut v, r).unwrap());
+        bench.iter(|| forward(&cpu, dims, 2.0, &x, &a, &mut v).unwrap());
     });
     group.bench_function("backward", |bench| {
-        bench.iter(|| backward(&cpu, m, n, r, 2.0, &x, &b, &mut v, r).unwrap());
+        bench.iter(|| backward(&cpu, dims, 2.0, &x, &b, &mut v).unwrap());
     });
     if E::NAME == "f32" {
         let x = Tensor::from_vec(cast::<f32>(&wide_x), (m, n), &Device::Cpu).unwrap();

@@ -57,6 +57,9 @@ impl<E: GemmElement> CpuEngine<E> {
         let positions = config.max_position_embeddings;
         let rope = Arc::new(rope::Tables::new(config.head_dim, config.rope_theta, positions));
         gemm::reserve::<E>(&cpu, longest_sum(config, kind, &columns));
+        if let Kind::Train { tokens } = kind {
+            gemm::reserve_long::<E>(&cpu, tokens.min(llama::LOSS_CHUNK), config.hidden_size);
+        }
         attention::reserve(&cpu, &dims(config))?;
         let state = match (kind, adapter) {
             (Kind::Train { .. }, Some(adapter)) => vec![0.0; adapter.params.len()],
@@ -226,8 +229,8 @@ fn longest_sum(config: &LlamaConfig, kind: Kind, columns: Columns<'_>) -> usize 
     let layers = 0..config.num_hidden_layers;
     let linears = layers.flat_map(|layer| Group::ALL.map(|g| group(layer, g))).max().unwrap_or(0);
     match kind {
-        // Gradients sum over tokens, the head's over the vocabulary.
-        Kind::Train { tokens } => linears.max(tokens).max(config.vocab_size),
+        // Gradients sum over tokens.
+        Kind::Train { tokens } => linears.max(tokens),
         Kind::Eval { .. } | Kind::Generate { .. } => linears,
     }
 }

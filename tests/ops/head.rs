@@ -62,6 +62,15 @@ proptest! {
     }
 }
 
+/// The backward pass takes 1024 rows of W and 256 of dlogits at a time: several of both, and rests.
+#[test]
+fn sums_of_several_stretches() {
+    for (m, hidden, vocab) in [(3, 33, 1024), (270, 40, 2100)] {
+        matches_reference::<f32>(m, hidden, vocab, 7);
+        matches_reference::<bf16>(m, hidden, vocab, 8);
+    }
+}
+
 #[test]
 fn short_buffers_are_errors_and_no_rows_are_no_work() {
     let cpu = devices().next().unwrap();

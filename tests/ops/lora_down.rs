@@ -1,7 +1,7 @@
 //! lora_down against its f64 reference.
 
 use dayrun::device::cpu::GemmElement;
-use dayrun::ops::lora_down::{backward, forward, reference};
+use dayrun::ops::lora_down::{Dims, backward, forward, reference};
 use half::bf16;
 use proptest::prelude::*;
 
@@ -40,10 +40,11 @@ fn matches_reference<E: GemmElement + Into<f64>>(
             let out = pair.same_bits(direction, |cpu| {
                 let mut out = nan::<E>((m - 1) * ld + r);
                 let x = cast::<E>(&x);
+                let dims = Dims { m, width: n, r, ld };
                 if direction == "V" {
-                    forward(cpu, m, n, r, scale, &x, &cast::<E>(&a), &mut out, ld).unwrap();
+                    forward(cpu, dims, scale, &x, &cast::<E>(&a), &mut out).unwrap();
                 } else {
-                    backward(cpu, m, n, r, scale, &x, &cast::<E>(&b), &mut out, ld).unwrap();
+                    backward(cpu, dims, scale, &x, &cast::<E>(&b), &mut out).unwrap();
                 }
                 out
             });
@@ -86,15 +87,16 @@ proptest! {
 fn short_buffers_are_errors_and_no_rows_are_no_work() {
     let cpu = devices().next().unwrap();
     let (x, a, mut v) = ([1f32; 10], [1f32; 15], [1f32; 7]);
-    forward(cpu, 2, 5, 3, 1.0, &x, &a, &mut v, 4).unwrap();
-    backward(cpu, 2, 5, 3, 1.0, &x, &a, &mut v, 4).unwrap();
+    let dims = Dims { m: 2, width: 5, r: 3, ld: 4 };
+    forward(cpu, dims, 1.0, &x, &a, &mut v).unwrap();
+    backward(cpu, dims, 1.0, &x, &a, &mut v).unwrap();
     for f in [forward::<f32>, backward::<f32>] {
-        assert!(f(cpu, 2, 5, 3, 1.0, &x[1..], &a, &mut v, 4).is_err());
-        assert!(f(cpu, 2, 5, 3, 1.0, &x, &a[1..], &mut v, 4).is_err());
-        assert!(f(cpu, 2, 5, 3, 1.0, &x, &a, &mut v[1..], 4).is_err());
-        let error = f(cpu, 2, 5, 3, 1.0, &x, &a, &mut v, 2).unwrap_err();
+        assert!(f(cpu, dims, 1.0, &x[1..], &a, &mut v).is_err());
+        assert!(f(cpu, dims, 1.0, &x, &a[1..], &mut v).is_err());
+        assert!(f(cpu, dims, 1.0, &x, &a, &mut v[1..]).is_err());
+        let error = f(cpu, Dims { ld: 2, ..dims }, 1.0, &x, &a, &mut v).unwrap_err();
         assert!(error.to_string().ends_with("pitch of the result is 2, expected 3 or more"));
-        f(cpu, 0, 5, 3, 1.0, &[], &a, &mut [], 4).unwrap();
-        f(cpu, 2, 5, 0, 1.0, &x, &[], &mut v, 4).unwrap();
+        f(cpu, Dims { m: 0, ..dims }, 1.0, &[], &a, &mut []).unwrap();
+        f(cpu, Dims { r: 0, ..dims }, 1.0, &x, &[], &mut v).unwrap();
     }
 }

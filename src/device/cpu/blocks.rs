@@ -78,6 +78,27 @@ unsafe impl<'a, T: Send> Blocks for ChunksMut<'a, T> {
     }
 }
 
+/// The blocks' own numbers, beside slices, where a task needs to know which block it has.
+pub struct Numbers(usize);
+
+/// As many blocks as `count`, block `i` being the number `i`.
+pub fn numbers(count: usize) -> Numbers {
+    Numbers(count)
+}
+
+// SAFETY: a number is a copy.
+unsafe impl Blocks for Numbers {
+    type Block = usize;
+
+    fn count(&self) -> usize {
+        self.0
+    }
+
+    unsafe fn block(&self, i: usize) -> usize {
+        i
+    }
+}
+
 /// Side by side, as `zip` has them; all must have the same number of blocks.
 macro_rules! side_by_side {
     ($($part:ident $index:tt),+) => {

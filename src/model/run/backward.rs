@@ -89,7 +89,8 @@ impl<E: GemmElement> Run<'_, E> {
         let ([dy], [u]) = self.memory.borrow([dy], [u]);
         let dy = cut::<E>(dy, n * n_out);
         let u = &mut cut_mut::<E>(u, n * columns)[column.min(n * columns)..];
-        lora_down::backward(self.cpu, n, n_out, padded, adapter.layout.scale, dy, b, u, columns)
+        let dims = lora_down::Dims { m: n, width: n_out, r: padded, ld: columns };
+        lora_down::backward(self.cpu, dims, adapter.layout.scale, dy, b, u)
     }
 
     pub(super) fn lora_grad_up(

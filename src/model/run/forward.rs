@@ -86,7 +86,8 @@ impl<E: GemmElement> Run<'_, E> {
         let ([x], [v]) = self.memory.borrow([x], [v]);
         let (x, v) = (cut::<E>(x, self.n * n_in), cut_mut::<E>(v, self.n * columns));
         let a = adapter.a(layer, group, n_in);
-        lora_down::forward(self.cpu, self.n, n_in, columns, adapter.layout.scale, x, a, v, columns)
+        let dims = lora_down::Dims { m: self.n, width: n_in, r: columns, ld: columns };
+        lora_down::forward(self.cpu, dims, adapter.layout.scale, x, a, v)
     }
 
     pub(super) fn linear(

@@ -32,7 +32,7 @@ pub fn forward<E: GemmElement>(
     let vocab = super::rows(OP, "len of w", w.len(), hidden)?;
     check(OP, "len of h", h.len(), m * hidden)?;
     check(OP, "len of logits", logits.len(), m * vocab)?;
-    cpu::forward(cpu, m, hidden, vocab, h, w, logits);
+    cpu::forward(cpu, m, hidden, h, w, logits);
     Ok(())
 }
 
@@ -49,6 +49,6 @@ pub fn backward<E: GemmElement>(
     let vocab = super::rows(OP, "len of w", w.len(), hidden)?;
     check(OP, "len of dh", dh.len(), m * hidden)?;
     check(OP, "len of dlogits", dlogits.len(), m * vocab)?;
-    cpu::backward(cpu, m, hidden, vocab, dlogits, w, dh);
+    cpu::backward(cpu, m, hidden, dlogits, w, dh);
     Ok(())
 }

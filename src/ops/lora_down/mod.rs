@@ -16,55 +16,59 @@ pub mod reference;
 use super::{ShapeError, check, check_at_least};
 use crate::device::cpu::{Cpu, GemmElement};
 
+/// Sizes of a product into the low rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dims {
+    /// Tokens.
+    pub m: usize,
+    /// Features of x (forward) or dy (backward).
+    pub width: usize,
+    /// Columns of V or U that are written.
+    pub r: usize,
+    /// Elements between two rows of V or U.
+    pub ld: usize,
+}
+
+impl Dims {
+    fn check(
+        &self,
+        op: &'static str,
+        wide: usize,
+        adapter: usize,
+        result: usize,
+    ) -> Result<(), ShapeError> {
+        let Dims { m, width, r, ld } = *self;
+        check(op, "len of x or dy", wide, m * width)?;
+        check(op, "len of the adapter matrix", adapter, r * width)?;
+        check_at_least(op, "pitch of the result", ld, r)?;
+        check_at_least(op, "len of the result", result, if m == 0 { 0 } else { (m - 1) * ld + r })
+    }
+}
+
 /// V = s·x·Aᵀ, overwriting the first `r` columns of each row of `v`.
-#[allow(clippy::too_many_arguments)]
 pub fn forward<E: GemmElement>(
     cpu: &Cpu,
-    m: usize,
-    n_in: usize,
-    r: usize,
+    dims: Dims,
     scale: f32,
     x: &[E],
     a: &[E],
     v: &mut [E],
-    ld: usize,
 ) -> Result<(), ShapeError> {
-    const OP: &str = "lora_down::forward";
-    check(OP, "len of x", x.len(), m * n_in)?;
-    check(OP, "len of a", a.len(), r * n_in)?;
-    check_out(OP, m, r, ld, v.len())?;
-    cpu::forward(cpu, m, n_in, r, scale, x, a, v, ld);
+    dims.check("lora_down::forward", x.len(), a.len(), v.len())?;
+    cpu::forward(cpu, dims, scale, x, a, v);
     Ok(())
 }
 
 /// U = s·dy·B, overwriting the first `r` columns of each row of `u`.
-#[allow(clippy::too_many_arguments)]
 pub fn backward<E: GemmElement>(
     cpu: &Cpu,
-    m: usize,
-    n_out: usize,
-    r: usize,
+    dims: Dims,
     scale: f32,
     dy: &[E],
     b: &[E],
     u: &mut [E],
-    ld: usize,
 ) -> Result<(), ShapeError> {
-    const OP: &str = "lora_down::backward";
-    check(OP, "len of dy", dy.len(), m * n_out)?;
-    check(OP, "len of b", b.len(), n_out * r)?;
-    check_out(OP, m, r, ld, u.len())?;
-    cpu::backward(cpu, m, n_out, r, scale, dy, b, u, ld);
+    dims.check("lora_down::backward", dy.len(), b.len(), u.len())?;
+    cpu::backward(cpu, dims, scale, dy, b, u);
     Ok(())
-}
-
-fn check_out(
-    op: &'static str,
-    m: usize,
-    r: usize,
-    ld: usize,
-    len: usize,
-) -> Result<(), ShapeError> {
-    check_at_least(op, "pitch of the result", ld, r)?;
-    check_at_least(op, "len of the result", len, if m == 0 { 0 } else { (m - 1) * ld + r })
 }

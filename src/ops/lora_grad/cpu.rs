@@ -1,67 +1,80 @@
 //! The CPU path: transpose the narrow operand, one tile GEMM over m, add.
 
-use rayon::prelude::*;
+use std::ops::Range;
 
 use super::{Left, Part};
 use crate::device::cpu::gemm::{Out, Term, gemm};
-use crate::device::cpu::{Cpu, GemmElement};
+use crate::device::cpu::simd::prefetch::Source;
+use crate::device::cpu::{Cpu, GemmElement, chunks, chunks_mut, numbers};
 
-type Add = fn(product: &[f32], r: usize, n: usize, grads: &mut [f32]);
+/// Elements of dA, and rows of dB, that one task adds.
+const ELEMENTS: usize = 4096;
+const ROWS: usize = 256;
 
-#[allow(clippy::too_many_arguments)]
-pub fn accumulate<E: GemmElement>(
+/// dA += Uᵀ·x.
+pub fn down<E: GemmElement>(
     cpu: &Cpu,
-    m: usize,
     n: usize,
     left: Left<'_, E>,
-    right: &[E],
+    x: &[E],
     parts: impl Iterator<Item = Part>,
     grads: &mut [f32],
-    add: Add,
 ) {
-    let Left { data, ld, columns, stack, product } = left;
-    if m == 0 || columns == 0 {
-        return;
-    }
-    transpose(cpu, m, ld, data, stack);
-    let pack = |column: usize, count: usize, panel: &mut [E]| {
-        E::pack_nn(cpu.level, right, n, m, column, count, panel);
-    };
-    let term = Term { a: stack, lda: m, k: m, pack: &pack };
-    gemm(cpu, columns, n, &[term], Out { data: &mut *product, ld: n, scale: 1.0 });
-    for part in parts {
-        let rows = &product[part.column * n..(part.column + part.r) * n];
-        add(rows, part.r, n, &mut grads[part.offset..part.offset + part.r * n]);
+    let product = product(cpu, n, left, x);
+    for Part { column, r, offset } in parts {
+        let (grads, product) = (&mut grads[offset..], &product[column * n..]);
+        let blocks =
+            (chunks_mut(&mut grads[..r * n], ELEMENTS), chunks(&product[..r * n], ELEMENTS));
+        cpu.blocks(blocks, |(grads, product)| {
+            cpu.level.vectorize(|| grads.iter_mut().zip(product).for_each(|(grad, x)| *grad += x));
+        });
     }
 }
 
-/// grads `[r, n]` += product.
-pub fn add_rows(product: &[f32], _r: usize, _n: usize, grads: &mut [f32]) {
-    for (grad, x) in grads.iter_mut().zip(product) {
-        *grad += x;
-    }
-}
-
-/// grads `[n, r]` += productᵀ.
-pub fn add_transposed(product: &[f32], r: usize, n: usize, grads: &mut [f32]) {
-    for (o, row) in grads.chunks_exact_mut(r).enumerate() {
-        for (j, grad) in row.iter_mut().enumerate() {
-            *grad += product[j * n + o];
-        }
-    }
-}
-
-/// `stack[c, t] = data[t·ld + c]`, columns of the source in parallel.
-fn transpose<E: GemmElement>(cpu: &Cpu, m: usize, ld: usize, data: &[E], stack: &mut [E]) {
-    const AT_ONCE: usize = 8;
-    cpu.install(|| {
-        stack.par_chunks_mut(m * AT_ONCE).enumerate().for_each(|(block, out)| {
-            for (c, out) in out.chunks_exact_mut(m).enumerate() {
-                let source = data.iter().skip(block * AT_ONCE + c).step_by(ld);
-                for (out, x) in out.iter_mut().zip(source) {
-                    *out = *x;
-                }
+/// dB += (Vᵀ·dy)ᵀ.
+pub fn up<E: GemmElement>(
+    cpu: &Cpu,
+    n: usize,
+    left: Left<'_, E>,
+    dy: &[E],
+    parts: impl Iterator<Item = Part>,
+    grads: &mut [f32],
+) {
+    let product = product(cpu, n, left, dy);
+    for Part { column, r, offset } in parts {
+        let product = &product[column * n..][..r * n];
+        let grads = &mut grads[offset..][..r * n];
+        let blocks = (numbers(n.div_ceil(ROWS)), chunks_mut(grads, ROWS * r));
+        cpu.blocks(blocks, |(block, grads)| {
+            for (i, row) in grads.chunks_exact_mut(r).enumerate() {
+                let column = product.iter().skip(block * ROWS + i).step_by(n);
+                row.iter_mut().zip(column).for_each(|(grad, x)| *grad += x);
             }
         });
+    }
+}
+
+/// `leftᵀ · right`, `[columns, n]`.
+fn product<'a, E: GemmElement>(cpu: &Cpu, n: usize, left: Left<'a, E>, right: &[E]) -> &'a [f32] {
+    let Left { data, ld, columns, stack, product } = left;
+    let m = right.len() / n;
+    transpose(cpu, m, ld, data, stack);
+    let pack = |columns: Range<usize>, panel: &mut [E]| {
+        E::pack_nn(cpu.level, right, n, m, columns.start, columns.len(), panel);
+    };
+    let term = Term { a: stack, lda: m, k: m, pack: &pack, source: Source::Cached };
+    gemm(cpu, columns, n, &[term], Out { data: &mut *product, ld: n, scale: 1.0 });
+    product
+}
+
+/// `stack[c, t] = data[t·ld + c]`.
+fn transpose<E: GemmElement>(cpu: &Cpu, m: usize, ld: usize, data: &[E], stack: &mut [E]) {
+    const AT_ONCE: usize = 8;
+    let count = stack.len().div_ceil(m * AT_ONCE);
+    cpu.blocks((numbers(count), chunks_mut(stack, m * AT_ONCE)), |(block, out)| {
+        for (c, out) in out.chunks_exact_mut(m).enumerate() {
+            let source = data.iter().skip(block * AT_ONCE + c).step_by(ld);
+            out.iter_mut().zip(source).for_each(|(out, x)| *out = *x);
+        }
     });
 }

@@ -53,7 +53,9 @@ pub fn down<E: GemmElement>(
 ) -> Result<(), ShapeError> {
     const OP: &str = "lora_grad::down";
     check_all(OP, m, n_in, &left, x.len(), parts.clone(), grads.len())?;
-    cpu::accumulate(cpu, m, n_in, left, x, parts, grads, cpu::add_rows);
+    if m * n_in * left.columns > 0 {
+        cpu::down(cpu, n_in, left, x, parts, grads);
+    }
     Ok(())
 }
 
@@ -69,7 +71,9 @@ pub fn up<E: GemmElement>(
 ) -> Result<(), ShapeError> {
     const OP: &str = "lora_grad::up";
     check_all(OP, m, n_out, &left, dy.len(), parts.clone(), grads.len())?;
-    cpu::accumulate(cpu, m, n_out, left, dy, parts, grads, cpu::add_transposed);
+    if m * n_out * left.columns > 0 {
+        cpu::up(cpu, n_out, left, dy, parts, grads);
+    }
     Ok(())
 }
 

@@ -1,10 +1,13 @@
 //! The CPU path: NF4 panels decoded into cache, adapter panels behind them, one tile GEMM.
 
+use std::ops::Range;
+
 use super::{BackwardTerm, LowRank};
 use crate::device::cpu::gemm::{Out, Term, gemm};
 use crate::device::cpu::simd::Nf4Codes;
+use crate::device::cpu::simd::prefetch::Source;
 use crate::device::cpu::{Cpu, GemmElement, Level};
-use crate::quant::nf4::CODEBOOK;
+use crate::quant::nf4::{CODEBOOK, NESTED_BLOCK};
 use crate::quant::{Absmax, Nf4Matrix};
 
 pub fn forward<E: GemmElement>(
@@ -16,18 +19,20 @@ pub fn forward<E: GemmElement>(
     y: &mut [E],
 ) {
     let (level, n, k) = (cpu.level, w.rows, w.cols);
-    let base = |column: usize, columns: usize, panel: &mut [E]| {
-        decode_nt(level, w, column, columns, panel);
+    let base = |columns: Range<usize>, panel: &mut [E]| {
+        decode(level, w, Direction::Nt, columns, panel);
     };
-    let base = Term { a: x, lda: k, k, pack: &base };
+    let source = Source::Rows { data: &w.codes, pitch: k / 2 };
+    let base = Term { a: x, lda: k, k, pack: &base, source };
     let out = Out { data: y, ld: n, scale: 1.0 };
     match lora {
         None => gemm(cpu, m, n, &[base], out),
         Some(LowRank { left, ld, r, right }) => {
-            let pack = |column: usize, columns: usize, panel: &mut [E]| {
-                E::pack_nt(level, right, r, column, columns, r, panel);
+            let pack = |columns: Range<usize>, panel: &mut [E]| {
+                E::pack_nt(level, right, r, columns.start, columns.len(), r, panel);
             };
-            gemm(cpu, m, n, &[base, Term { a: left, lda: ld, k: r, pack: &pack }], out);
+            let adapter = Term { a: left, lda: ld, k: r, pack: &pack, source: Source::Cached };
+            gemm(cpu, m, n, &[base, adapter], out);
         }
     }
 }
@@ -43,84 +48,84 @@ pub fn backward<E: GemmElement>(
     // A fixed-size list of closures, so that the hot loop allocates nothing.
     let base: [_; super::MAX_TERMS] = std::array::from_fn(|i| {
         let w = terms.get(i).map(|term| term.w);
-        move |column: usize, columns: usize, panel: &mut [E]| {
+        move |columns: Range<usize>, panel: &mut [E]| {
             if let Some(w) = w {
-                decode_nn(level, w, column, columns, panel);
+                decode(level, w, Direction::Nn, columns, panel);
             }
         }
     });
     let adapter: [_; super::MAX_TERMS] = std::array::from_fn(|i| {
         let lora = terms.get(i).and_then(|term| term.lora);
-        move |column: usize, columns: usize, panel: &mut [E]| {
+        move |columns: Range<usize>, panel: &mut [E]| {
             if let Some(lora) = lora {
-                E::pack_nn(level, lora.right, n, lora.r, column, columns, panel);
+                E::pack_nn(level, lora.right, n, lora.r, columns.start, columns.len(), panel);
             }
         }
     });
     let empty: &[E] = &[];
-    let mut list: [Term<'_, E>; 2 * super::MAX_TERMS] =
-        std::array::from_fn(|i| Term { a: empty, lda: 0, k: 0, pack: &base[i / 2] });
+    let mut list: [Term<'_, E>; 2 * super::MAX_TERMS] = std::array::from_fn(|i| Term {
+        a: empty,
+        lda: 0,
+        k: 0,
+        pack: &base[i / 2],
+        source: Source::Cached,
+    });
     let mut used = 0;
     for (i, term) in terms.iter().enumerate() {
-        list[used] = Term { a: term.dy, lda: term.w.rows, k: term.w.rows, pack: &base[i] };
+        let (a, k) = (term.dy, term.w.rows);
+        let source = Source::Columns { data: &term.w.codes, pitch: n / 2, bits: 4 };
+        list[used] = Term { a, lda: k, k, pack: &base[i], source };
         used += 1;
-        if let Some(lora) = &term.lora {
-            list[used] = Term { a: lora.left, lda: lora.ld, k: lora.r, pack: &adapter[i] };
+        if let Some(LowRank { left, ld, r, .. }) = term.lora {
+            let (pack, source) = (&adapter[i], Source::Cached);
+            list[used] = Term { a: left, lda: ld, k: r, pack, source };
             used += 1;
         }
     }
     gemm(cpu, m, n, &list[..used], Out { data: dx, ld: n, scale: 1.0 });
 }
 
-/// Decodes 32 output features into an "nt" panel. The match on the kind of scales is out here, so
-/// that the decoder's inner loop is compiled for each.
-fn decode_nt<E: GemmElement>(
+/// Whether a panel's columns are output features (y = x·Wᵀ) or input features (dx = dy·W).
+#[derive(Clone, Copy)]
+enum Direction {
+    Nt,
+    Nn,
+}
+
+/// Decodes 32 columns into a panel. The match on the kind of scales is out here, so that the
+/// decoder's inner loop is compiled for each.
+fn decode<E: GemmElement>(
     level: Level,
     w: &Nf4Matrix,
-    row: usize,
-    rows: usize,
+    direction: Direction,
+    columns: Range<usize>,
     panel: &mut [E],
 ) {
-    let codes = &w.codes[..];
-    let (n, k) = (w.rows, w.cols);
-    let codebook = &CODEBOOK;
     match &w.absmax {
         Absmax::Plain(absmax) => {
-            let scale = |block: usize| absmax[block];
-            let source = Nf4Codes { codes, rows: n, cols: k, scale, codebook };
-            E::nf4_nt(level, &source, row, rows, panel);
+            decode_scaled(level, w, |block| absmax[block], direction, columns, panel);
         }
-        Absmax::Nested { codes: nested, absmax2, offset, map } => {
-            let (nested, offset) = (&nested[..], *offset);
-            let scale = |block: usize| map[nested[block] as usize] * absmax2[block / 256] + offset;
-            let source = Nf4Codes { codes, rows: n, cols: k, scale, codebook };
-            E::nf4_nt(level, &source, row, rows, panel);
+        Absmax::Nested { codes, absmax2, offset, map } => {
+            let (codes, offset) = (&codes[..], *offset);
+            let scale =
+                |block: usize| map[codes[block] as usize] * absmax2[block / NESTED_BLOCK] + offset;
+            decode_scaled(level, w, scale, direction, columns, panel);
         }
     }
 }
 
-/// Decodes 32 input features of all rows into an "nn" panel.
-fn decode_nn<E: GemmElement>(
+fn decode_scaled<E: GemmElement>(
     level: Level,
     w: &Nf4Matrix,
-    col: usize,
-    cols: usize,
+    scale: impl Fn(usize) -> f32,
+    direction: Direction,
+    columns: Range<usize>,
     panel: &mut [E],
 ) {
-    let codes = &w.codes[..];
-    let (n, k) = (w.rows, w.cols);
-    let codebook = &CODEBOOK;
-    match &w.absmax {
-        Absmax::Plain(absmax) => {
-            let scale = |block: usize| absmax[block];
-            let source = Nf4Codes { codes, rows: n, cols: k, scale, codebook };
-            E::nf4_nn(level, &source, col, cols, panel);
-        }
-        Absmax::Nested { codes: nested, absmax2, offset, map } => {
-            let (nested, offset) = (&nested[..], *offset);
-            let scale = |block: usize| map[nested[block] as usize] * absmax2[block / 256] + offset;
-            let source = Nf4Codes { codes, rows: n, cols: k, scale, codebook };
-            E::nf4_nn(level, &source, col, cols, panel);
-        }
+    let Nf4Matrix { rows, cols, ref codes, .. } = *w;
+    let source = Nf4Codes { codes, rows, cols, scale, codebook: &CODEBOOK };
+    match direction {
+        Direction::Nt => E::nf4_nt(level, &source, columns.start, columns.len(), panel),
+        Direction::Nn => E::nf4_nn(level, &source, columns.start, columns.len(), panel),
     }
 }

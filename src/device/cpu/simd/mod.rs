@@ -6,6 +6,7 @@ mod chains;
 pub mod math;
 pub mod panel;
 mod plain;
+pub mod prefetch;
 
 pub use chains::{CHAINS, multiply_chains};
 pub use panel::{GemmElement, MR, NR, Nf4Codes, Segment, panel_len, rows_fit};
