@@ -2,8 +2,6 @@
 
 use half::bf16;
 
-#[cfg(target_arch = "x86_64")]
-use super::simd::avx512bf16;
 use super::simd::{Level, NR};
 
 /// An activation element. Arithmetic is always f32; `E` is how a value is stored between ops.
@@ -44,16 +42,7 @@ impl Element for bf16 {
     }
     #[inline(always)]
     fn store(level: Level, tile: &[f32; NR], scale: f32, out: &mut [bf16; NR]) {
-        #[cfg(target_arch = "x86_64")]
-        if level.is_avx512bf16() {
-            // SAFETY: this level exists only where the CPU has these features.
-            unsafe { avx512bf16::store_bf16(tile, scale, out) };
-            return;
-        }
-        let _ = level;
-        for (out, &x) in out.iter_mut().zip(tile) {
-            *out = bf16::from_f32(x * scale);
-        }
+        level.store_bf16(tile, scale, out);
     }
     /// Branch-free, so that a loop over it vectorises (`half`'s own branches on NaN).
     #[inline(always)]

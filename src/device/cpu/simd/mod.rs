@@ -1,14 +1,48 @@
 //! Instruction sets: which one is used, and the shared primitives written for each.
+//!
+//! A primitive is one function of one name in each level's file: `plain.rs`, `avx2.rs`, `avx512f.rs`,
+//! `avx512bf16.rs`. A file takes over from the level below what it does not do better.
+
+/// Calls a primitive of the level's own file, `on!(level, pack_nt(..))`: the one place where levels
+/// part, once per call of a primitive.
+macro_rules! on {
+    ($level:expr, $primitive:ident($($argument:expr),* $(,)?)) => {
+        match $level.0 {
+            $crate::device::cpu::simd::Set::Portable => {
+                $crate::device::cpu::simd::plain::$primitive($($argument),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::device::cpu::simd::Set::Avx2 => {
+                $crate::device::cpu::simd::avx2::$primitive($($argument),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::device::cpu::simd::Set::Avx512F => {
+                $crate::device::cpu::simd::avx512f::$primitive($($argument),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::device::cpu::simd::Set::Avx512Bf16 => {
+                $crate::device::cpu::simd::avx512bf16::$primitive($($argument),*)
+            }
+        }
+    };
+}
 
 #[cfg(target_arch = "x86_64")]
-pub(super) mod avx512bf16;
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16;
+#[cfg(target_arch = "x86_64")]
+mod avx512f;
 mod chains;
 pub mod math;
 pub mod panel;
 mod plain;
 pub mod prefetch;
+mod tile;
 
-pub use chains::{CHAINS, multiply_chains};
+use half::bf16;
+
+pub use chains::multiply_chains;
 pub use panel::{GemmElement, MR, NR, Nf4Codes, Segment, panel_len, rows_fit};
 
 /// An instruction set of the CPU backend that this machine has, chosen once when the device is made.
@@ -21,7 +55,13 @@ pub struct Level(Set);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Set {
     Portable,
-    /// AVX-512 F/BW/VL/DQ/VBMI with BF16 dot products.
+    /// AVX2 with fused multiply-add: sixteen registers of 8 f32.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 F/BW/VL/DQ: thirty-two registers of 16 f32.
+    #[cfg(target_arch = "x86_64")]
+    Avx512F,
+    /// The same with VBMI and BF16 dot products.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
 }
@@ -49,10 +89,14 @@ impl Level {
     /// Every instruction set that this machine has, best first.
     pub fn available() -> impl Iterator<Item = Level> {
         #[cfg(target_arch = "x86_64")]
-        let best = has_avx512bf16().then_some(Level(Set::Avx512Bf16));
+        let best = [
+            has_avx512bf16().then_some(Level(Set::Avx512Bf16)),
+            has_avx512f().then_some(Level(Set::Avx512F)),
+            has_avx2().then_some(Level(Set::Avx2)),
+        ];
         #[cfg(not(target_arch = "x86_64"))]
-        let best = None;
-        best.into_iter().chain([Level::PORTABLE])
+        let best: [Option<Level>; 0] = [];
+        best.into_iter().flatten().chain([Level::PORTABLE])
     }
 
     /// The best one that this machine has.
@@ -74,35 +118,48 @@ impl Level {
         }
     }
 
-    /// The name that `DAYRUN_SIMD` takes: `portable`, `avx512bf16`.
+    /// The name that `DAYRUN_SIMD` takes: `portable`, `avx2`, `avx512f`, `avx512bf16`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Set::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512F => "avx512f",
             #[cfg(target_arch = "x86_64")]
             Set::Avx512Bf16 => "avx512bf16",
         }
     }
 
-    /// Whether it is AVX-512 with BF16 dot products, which this machine then has.
-    #[cfg(target_arch = "x86_64")]
+    /// f32 in one register: 4 (SSE2, NEON), 8 (AVX2) or 16 (AVX-512). There are 16 registers, with
+    /// 16 lanes 32. For loops that keep a tile of sums in them.
     #[inline(always)]
-    pub(super) fn is_avx512bf16(self) -> bool {
-        self.0 == Set::Avx512Bf16
+    pub fn lanes(self) -> usize {
+        match self.0 {
+            Set::Portable => 4,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => 8,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512F | Set::Avx512Bf16 => 16,
+        }
     }
 
     /// Runs a short plain Rust loop compiled for this instruction set.
     ///
-    /// The closure is called in two places (for each level once), so the compiler inlines it only
-    /// while it is small; one that is not inlined stays baseline code: right, but slow. For
-    /// anything longer than a few lines use [`Level::run`]. Call either once per block of rows,
-    /// not once per element.
+    /// The closure is called in three places (for each width of registers once), so the compiler
+    /// inlines it only while it is small; one that is not inlined stays baseline code: right, but
+    /// slow. For anything longer than a few lines use [`Level::run`], or mark the closure
+    /// `#[inline(always)]`. Call either once per block of rows, not once per element.
     #[inline(always)]
     pub fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         match self.0 {
             Set::Portable => f(),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: this level is only made where the CPU has these features.
-            Set::Avx512Bf16 => unsafe { vectorize_avx512(f) },
+            Set::Avx2 => unsafe { vectorize_avx2(f) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: these levels are only made where the CPU has these features.
+            Set::Avx512F | Set::Avx512Bf16 => unsafe { vectorize_avx512(f) },
         }
     }
 
@@ -113,8 +170,18 @@ impl Level {
             Set::Portable => kernel.run(),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: this level is only made where the CPU has these features.
-            Set::Avx512Bf16 => unsafe { run_avx512(kernel) },
+            Set::Avx2 => unsafe { run_avx2(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: these levels are only made where the CPU has these features.
+            Set::Avx512F | Set::Avx512Bf16 => unsafe { run_avx512(kernel) },
         }
+    }
+
+    /// Scales one row of a register tile and rounds it to bf16.
+    #[inline(always)]
+    pub(super) fn store_bf16(self, tile: &[f32; NR], scale: f32, out: &mut [bf16; NR]) {
+        // SAFETY: a level exists only where the CPU has its features.
+        unsafe { on!(self, store_bf16(tile, scale, out)) }
     }
 }
 
@@ -130,14 +197,36 @@ pub trait Kernel {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn has_avx512bf16() -> bool {
-    is_x86_feature_detected!("avx512f")
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512f() -> bool {
+    has_avx2()
+        && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512bf16() -> bool {
+    has_avx512f()
         && is_x86_feature_detected!("avx512vbmi")
         && is_x86_feature_detected!("avx512bf16")
-        && is_x86_feature_detected!("fma")
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn vectorize_avx2<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run()
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -154,8 +243,6 @@ fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
 
 #[cfg(test)]
 mod tests {
-    use half::bf16;
-
     use super::*;
 
     #[test]
@@ -166,6 +253,28 @@ mod tests {
         let error = Level::from_name("avx512bf61").unwrap_err();
         assert!(error.to_string().contains("\"avx512bf61\""), "{error}");
         assert!(error.hint().unwrap().contains("portable"));
+    }
+
+    /// So that no level goes untested where it could be tested: the names come from what the system
+    /// says of the CPU, not from what is asked here.
+    #[test]
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    fn no_level_that_the_machine_has_is_left_out() {
+        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+        let flags = cpu.lines().find(|line| line.starts_with("flags")).unwrap();
+        let has = |names: &str| names.split(' ').all(|n| flags.split_whitespace().any(|f| f == n));
+        let want: Vec<&str> = [
+            ("avx512bf16", "avx2 fma avx512f avx512bw avx512vl avx512dq avx512vbmi avx512_bf16"),
+            ("avx512f", "avx2 fma avx512f avx512bw avx512vl avx512dq"),
+            ("avx2", "avx2 fma"),
+            ("portable", "lm"),
+        ]
+        .into_iter()
+        .filter_map(|(name, features)| has(features).then_some(name))
+        .collect();
+        let got: Vec<&str> = Level::available().map(Level::name).collect();
+        assert_eq!(got, want);
+        assert_eq!(Level::detect().name(), want[0]);
     }
 
     /// Numbers whose products wrap to something small must not pass for a short slice.

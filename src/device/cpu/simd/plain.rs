@@ -2,7 +2,9 @@
 
 use half::bf16;
 
-use super::{GemmElement, MR, NR, Segment};
+use super::tile::{Vector, block, chains};
+use super::{GemmElement, MR, NR, Nf4Codes, Segment};
+use crate::device::cpu::Element;
 
 /// Where element (k, column) lies in a panel.
 #[inline(always)]
@@ -28,51 +30,50 @@ pub fn pack<E: GemmElement>(
     }
 }
 
-/// [`GemmElement::tile`] for bf16. Pairs of k are widened as one 32-bit word.
-///
-/// # Safety
-/// As [`GemmElement::tile`].
-pub unsafe fn tile_bf16(rows: usize, segments: &[Segment<bf16>], out: &mut [f32; MR * NR]) {
-    // SAFETY: the caller's promise.
-    unsafe { tile::<bf16, Pairs, 2>(rows, segments, out) }
-}
+// Four f32 or words: one register of SSE2 or NEON, where the compiler sees fit.
+impl Vector for [f32; 4] {
+    const LANES: usize = 4;
 
-/// [`GemmElement::tile`] for f32.
-///
-/// # Safety
-/// As [`GemmElement::tile`].
-pub unsafe fn tile_f32(rows: usize, segments: &[Segment<f32>], out: &mut [f32; MR * NR]) {
-    // SAFETY: the caller's promise.
-    unsafe { tile::<f32, Singles, 1>(rows, segments, out) }
-}
-
-/// How `W` columns of a panel's row (`G` elements of k each) become f32.
-trait Widen<E, const G: usize> {
-    /// # Safety
-    /// `G · W` elements are readable from `panel`.
-    unsafe fn widen<const W: usize>(panel: *const E) -> [[f32; W]; G];
-}
-
-struct Pairs;
-struct Singles;
-
-impl Widen<bf16, 2> for Pairs {
     #[inline(always)]
-    unsafe fn widen<const W: usize>(panel: *const bf16) -> [[f32; W]; 2] {
-        // SAFETY: the caller's promise; any bits are a u32.
-        let words = unsafe { panel.cast::<[u32; W]>().read_unaligned() };
-        let low = words.map(|word| f32::from_bits(word << 16));
-        let high = words.map(|word| f32::from_bits(word & 0xffff_0000));
-        if cfg!(target_endian = "little") { [low, high] } else { [high, low] }
+    unsafe fn load(from: *const u32) -> Self {
+        // SAFETY: the caller's promise; any bits are an f32.
+        unsafe { from.cast::<[f32; 4]>().read_unaligned() }
     }
-}
-
-impl Widen<f32, 1> for Singles {
     #[inline(always)]
-    unsafe fn widen<const W: usize>(panel: *const f32) -> [[f32; W]; 1] {
+    unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller's promise.
-        [unsafe { panel.cast::<[f32; W]>().read_unaligned() }]
+        unsafe { to.cast::<[f32; 4]>().write_unaligned(self) }
     }
+    #[inline(always)]
+    unsafe fn splat(word: u32) -> Self {
+        [f32::from_bits(word); 4]
+    }
+    #[inline(always)]
+    unsafe fn multiply_add(self, b: Self, mut sum: Self) -> Self {
+        // Not `mul_add`: without the instruction that is a call of the C library.
+        for (sum, (a, b)) in sum.iter_mut().zip(self.iter().zip(b)) {
+            *sum += a * b;
+        }
+        sum
+    }
+    #[inline(always)]
+    unsafe fn first(self) -> Self {
+        if cfg!(target_endian = "little") { low(self) } else { high(self) }
+    }
+    #[inline(always)]
+    unsafe fn second(self) -> Self {
+        if cfg!(target_endian = "little") { high(self) } else { low(self) }
+    }
+}
+
+#[inline(always)]
+fn low(words: [f32; 4]) -> [f32; 4] {
+    words.map(|word| f32::from_bits(word.to_bits() << 16))
+}
+
+#[inline(always)]
+fn high(words: [f32; 4]) -> [f32; 4] {
+    words.map(|word| f32::from_bits(word.to_bits() & 0xffff_0000))
 }
 
 /// Cuts the tile into blocks of 32 sums: eight 128-bit registers of the sixteen. Every sum runs over
@@ -81,59 +82,132 @@ impl Widen<f32, 1> for Singles {
 /// # Safety
 /// As [`GemmElement::tile`].
 #[inline(always)]
-unsafe fn tile<E: GemmElement, B: Widen<E, G>, const G: usize>(
-    rows: usize,
-    segments: &[Segment<E>],
-    out: &mut [f32; MR * NR],
-) {
+unsafe fn tile<E: GemmElement>(rows: usize, segments: &[Segment<E>], out: &mut [f32; MR * NR]) {
     let mut row = 0;
     while row < rows {
         // SAFETY: the blocks' rows are below `rows`; the rest is the caller's promise.
         row += unsafe {
             match rows - row {
-                1 => strip::<E, B, G, 1, 32>(row, segments, out),
-                2 | 3 => strip::<E, B, G, 2, 16>(row, segments, out),
-                _ => strip::<E, B, G, 4, 8>(row, segments, out),
+                1 => strip::<E, 1, 8>(row, segments, out),
+                2 | 3 => strip::<E, 2, 4>(row, segments, out),
+                _ => strip::<E, 4, 2>(row, segments, out),
             }
         };
     }
 }
 
-/// `R` rows from `row`, `W` columns at a time; returns `R`.
+/// `R` rows from `row`, `W` registers of columns at a time; returns `R`.
 ///
 /// # Safety
-/// As [`GemmElement::tile`], with `row + R` rows; `W` divides 32.
+/// As [`GemmElement::tile`], with `row + R` rows; `W` divides 8.
 #[inline(always)]
-unsafe fn strip<E: GemmElement, B: Widen<E, G>, const G: usize, const R: usize, const W: usize>(
+unsafe fn strip<E: GemmElement, const R: usize, const W: usize>(
     row: usize,
     segments: &[Segment<E>],
     out: &mut [f32; MR * NR],
 ) -> usize {
-    for column in (0..NR).step_by(W) {
-        let mut acc = [[0.0f32; W]; R];
-        for segment in segments {
-            for step in 0..segment.k.div_ceil(G) {
-                let k = step * G;
-                // SAFETY: row `step` of the panel, columns `column .. column + W`.
-                let b = unsafe { B::widen::<W>(segment.panel.add(k * NR + column * G)) };
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    for (g, b) in b.iter().enumerate() {
-                        if k + g < segment.k {
-                            // SAFETY: row `row + r` of `a` has k elements.
-                            let a =
-                                unsafe { segment.a.add((row + r) * segment.lda + k + g).read() };
-                            let a = a.to_f32();
-                            acc.iter_mut().zip(b).for_each(|(acc, b)| *acc += a * b);
-                        }
-                    }
-                }
-            }
-        }
-        for (r, acc) in acc.iter().enumerate() {
-            out[(row + r) * NR + column..][..W].copy_from_slice(acc);
-        }
+    for column in (0..NR).step_by(4 * W) {
+        // SAFETY: the caller's promise.
+        unsafe { block::<[f32; 4], E, R, W>(row, column, segments, out) };
     }
     R
+}
+
+/// [`GemmElement::tile`] for bf16.
+///
+/// # Safety
+/// As [`GemmElement::tile`].
+pub unsafe fn tile_bf16(rows: usize, segments: &[Segment<bf16>], out: &mut [f32; MR * NR]) {
+    // SAFETY: the caller's promise.
+    unsafe { tile(rows, segments, out) }
+}
+
+/// [`GemmElement::tile`] for f32.
+///
+/// # Safety
+/// As [`GemmElement::tile`].
+pub unsafe fn tile_f32(rows: usize, segments: &[Segment<f32>], out: &mut [f32; MR * NR]) {
+    // SAFETY: the caller's promise.
+    unsafe { tile(rows, segments, out) }
+}
+
+/// Leaves every row to [`pack`].
+///
+/// # Safety
+/// Safe; unsafe is what the other levels have.
+pub unsafe fn pack_nt(_: *const u8, _: usize, _: usize, _: usize, _: *mut u32) -> usize {
+    0
+}
+
+/// Packs two rows of 32 into one row of pairs (the "nn" direction).
+///
+/// # Safety
+/// `row0` and `row1` are readable for 32 elements, `panel` is writable for 64.
+#[inline(always)]
+pub unsafe fn pair_rows(row0: *const bf16, row1: *const bf16, panel: *mut bf16) {
+    // SAFETY: the caller's promise.
+    let (row0, row1, panel) = unsafe {
+        let rows = (row0.cast::<[bf16; NR]>(), row1.cast::<[bf16; NR]>());
+        (&*rows.0, &*rows.1, &mut *panel.cast::<[[bf16; 2]; NR]>())
+    };
+    for i in 0..NR {
+        panel[i] = [row0[i], row1[i]];
+    }
+}
+
+pub use {
+    nf4_nn as nf4_nn_bf16, nf4_nn as nf4_nn_f32, nf4_nt as nf4_nt_bf16, nf4_nt as nf4_nt_f32,
+};
+
+/// [`GemmElement::decode_nt`], of any width.
+///
+/// # Safety
+/// As [`GemmElement::decode_nt`].
+pub unsafe fn nf4_nt<E: GemmElement, S: Fn(usize) -> f32>(
+    nf4: &Nf4Codes<S>,
+    row0: usize,
+    rows: usize,
+    panel: &mut [E],
+) {
+    pack(0, nf4.cols, rows, panel, |kk, column| E::from_f32(nf4.value(row0 + column, kk)));
+}
+
+/// [`GemmElement::decode_nn`], of any width.
+///
+/// # Safety
+/// As [`GemmElement::decode_nn`].
+pub unsafe fn nf4_nn<E: GemmElement, S: Fn(usize) -> f32>(
+    nf4: &Nf4Codes<S>,
+    col0: usize,
+    cols: usize,
+    panel: &mut [E],
+) {
+    pack(0, nf4.rows, cols, panel, |kk, column| E::from_f32(nf4.value(kk, col0 + column)));
+}
+
+/// Scales 32 f32 and rounds them to bf16, in vectors of whatever level it is inlined into.
+#[inline(always)]
+pub fn round_bf16(tile: &[f32; NR], scale: f32, out: &mut [bf16; NR]) {
+    for (out, &x) in out.iter_mut().zip(tile) {
+        *out = Element::from_f32(x * scale);
+    }
+}
+
+/// Scales 32 f32 and rounds them to bf16.
+///
+/// # Safety
+/// Safe; unsafe is what the other levels have.
+pub unsafe fn store_bf16(tile: &[f32; NR], scale: f32, out: &mut [bf16; NR]) {
+    round_bf16(tile, scale, out);
+}
+
+/// Multiply-adds on twelve registers; see [`super::multiply_chains`].
+///
+/// # Safety
+/// Safe; unsafe is what the other levels have.
+pub unsafe fn multiply_chains(rounds: usize) -> usize {
+    // SAFETY: every CPU does this.
+    unsafe { chains::<[f32; 4], 12>(rounds) }
 }
 
 #[cfg(test)]
@@ -141,8 +215,9 @@ mod tests {
     use super::super::{Level, panel_len};
     use super::*;
 
-    /// Every height gives the bits of the sum in order, over two segments with odd k.
-    fn sums_run_in_order<E: GemmElement>() {
+    /// Every height gives the bits of the sum in order, over two segments with odd k: a level's
+    /// tile may not depend on the height, and f32 multiply-adds may differ in being fused only.
+    fn sums_run_in_order<E: GemmElement>(level: Level) {
         let lengths = [7, 13];
         let value = |i: usize| E::from_f32(((i * 37 % 101) as f32 - 50.0) / 7.0);
         let a: Vec<E> = (0..MR * 13).map(value).collect();
@@ -160,20 +235,26 @@ mod tests {
         for rows in 1..=MR {
             let mut out = [f32::NAN; MR * NR];
             // SAFETY: 12 rows of 13 elements, panels of their full length.
-            unsafe { E::tile(Level::PORTABLE, rows, &segments, &mut out) };
+            unsafe { E::tile(level, rows, &segments, &mut out) };
             for (i, out) in out[..rows * NR].iter().enumerate() {
-                let mut want = 0.0;
+                let mut want = 0f32;
                 for k in lengths.into_iter().flat_map(|k| 0..k) {
-                    want += a[i / NR * 13 + k].to_f32() * value(k * 31 + i % NR + 5).to_f32();
+                    let (a, b) = (a[i / NR * 13 + k].to_f32(), value(k * 31 + i % NR + 5).to_f32());
+                    want = if level == Level::PORTABLE { want + a * b } else { a.mul_add(b, want) };
                 }
-                assert_eq!(out.to_bits(), f32::to_bits(want), "{rows} rows, output {i}");
+                assert_eq!(out.to_bits(), want.to_bits(), "{level:?}, {rows} rows, output {i}");
             }
         }
     }
 
     #[test]
     fn bits_do_not_depend_on_the_height() {
-        sums_run_in_order::<bf16>();
-        sums_run_in_order::<f32>();
+        for level in Level::available() {
+            // The dot product of pairs adds in its own order.
+            if level.name() != "avx512bf16" {
+                sums_run_in_order::<bf16>(level);
+            }
+            sums_run_in_order::<f32>(level);
+        }
     }
 }
