@@ -42,8 +42,8 @@ fn bench<E: Element + Into<f64>>(c: &mut Criterion) {
 
     let mut group = c.benchmark_group(format!("rms_norm/{}", E::NAME));
     group.sample_size(20).measurement_time(Duration::from_secs(2));
-    // Forward reads x and writes y; the addition also reads and writes the residual; backward
-    // reads x and dy, reads and writes dx.
+    // Forward reads x and writes y; the addition also reads the residual and writes the sum;
+    // backward reads x and dy, reads and writes dx.
     let array = (rows * hidden * size_of::<E>()) as u64;
     group.throughput(Throughput::Bytes(2 * array));
     group.bench_function("forward", |b| {
@@ -51,14 +51,14 @@ fn bench<E: Element + Into<f64>>(c: &mut Criterion) {
     });
     group.bench_function("plain loop, one thread", |b| b.iter(|| naive(hidden, &x, &w, &mut y)));
     group.throughput(Throughput::Bytes(4 * array));
-    let zero = cast::<E>(&vec![0.0; rows * hidden]);
-    let mut residual = x.clone();
+    let residual = cast::<E>(&rng.values(rows * hidden, 1.0));
+    let mut sum = nan::<E>(rows * hidden);
     group.bench_function("add_forward", |b| {
         b.iter(|| {
-            add_forward(&cpu, hidden, EPS, &zero, &mut residual, &w, &mut y, &mut rstd).unwrap();
+            add_forward(&cpu, hidden, EPS, &x, &residual, &mut sum, &w, &mut y, &mut rstd).unwrap();
         });
     });
-    let mut dx = zero.clone();
+    let mut dx = dy.clone();
     group.bench_function("backward", |b| {
         b.iter(|| backward(&cpu, hidden, &x, &w, &rstd, &dy, &mut dx).unwrap());
     });

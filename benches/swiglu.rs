@@ -30,7 +30,7 @@ fn bench<E: Element + Into<f64>>(c: &mut Criterion) {
     let dh = cast::<E>(&rng.values(n, 1.0));
     let mut h = nan::<E>(n);
     let want = reference::forward(&wide_gate, &wide_up);
-    let tol = Tol::new(DType::of::<E>()).rounds(2).steps(5);
+    let tol = Tol::new(DType::of::<E>()).rounds(2).steps(common::tol::QUICK_EXP_STEPS + 4);
     naive(&gate, &up, &mut h);
     assert_close("naive h", &h, &want, tol);
     forward(&cpu, &gate, &up, &mut h).unwrap();

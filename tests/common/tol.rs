@@ -95,6 +95,9 @@ pub const LOSS: f64 = 1e-4;
 /// distance itself uncertain; a mistake in a fragment or a scale is tens of times beyond.
 pub const TWIN: f64 = 2.0;
 
+/// `quick_exp` is off by up to 2^-17, so many times the unit roundoff of f32. Its own test holds it to that.
+pub const QUICK_EXP_STEPS: usize = 1 << 7;
+
 /// A tolerance: see the module's text for the formula.
 #[derive(Clone, Copy, Debug)]
 pub struct Tol<'a> {

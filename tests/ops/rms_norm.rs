@@ -1,7 +1,7 @@
 //! rms_norm against its f64 reference.
 
 use dayrun::device::cpu::Element;
-use dayrun::ops::rms_norm::{add_forward, backward, forward, reference};
+use dayrun::ops::rms_norm::{add, add_forward, backward, forward, reference};
 use half::bf16;
 use proptest::prelude::*;
 
@@ -67,11 +67,14 @@ fn add_forward_matches<E: Element + Into<f64>>(rows: usize, hidden: usize, seed:
     let sum: Vec<E> =
         x.iter().zip(&residual).map(|(x, r)| E::from_f32(x.to_f32() + r.to_f32())).collect();
     for cpu in devices() {
-        let (mut y, mut rstd, mut new) = (nan::<E>(rows * hidden), nan(rows), residual.clone());
-        add_forward(cpu, hidden, EPS, &x, &mut new, &w, &mut y, &mut rstd).unwrap();
+        let (mut y, mut rstd, mut new) = (nan::<E>(rows * hidden), nan(rows), nan(rows * hidden));
+        add_forward(cpu, hidden, EPS, &x, &residual, &mut new, &w, &mut y, &mut rstd).unwrap();
         let (mut want_y, mut want_rstd) = (nan::<E>(rows * hidden), nan(rows));
         forward(cpu, hidden, EPS, &sum, &w, &mut want_y, &mut want_rstd).unwrap();
-        assert_same_bits("rms_norm.residual", &new, &sum);
+        assert_same_bits("rms_norm.sum", &new, &sum);
+        let mut alone = nan::<E>(rows * hidden);
+        add(cpu, hidden, &x, &residual, &mut alone).unwrap();
+        assert_same_bits("rms_norm.sum alone", &alone, &sum);
         assert_same_bits("rms_norm.y after add", &y, &want_y);
         assert_same_bits("rms_norm.rstd after add", &rstd, &want_rstd);
     }
@@ -169,7 +172,11 @@ fn short_buffers_are_errors() {
     assert_eq!(run(3, &x, &w, 5, 2), error("len of y is 5, expected 6"));
     assert_eq!(run(3, &x, &w, 6, 1), error("len of rstd is 1, expected 2"));
     let (mut y, mut rstd, mut short) = ([0f32; 6], [0f32; 2], [0f32; 5]);
-    assert!(add_forward(cpu, 3, EPS, &x, &mut short, &w, &mut y, &mut rstd).is_err());
+    let mut sum = [0f32; 6];
+    assert!(add_forward(cpu, 3, EPS, &x, &x[..5], &mut sum, &w, &mut y, &mut rstd).is_err());
+    assert!(add_forward(cpu, 3, EPS, &x, &x, &mut short, &w, &mut y, &mut rstd).is_err());
+    assert!(add(cpu, 3, &x, &x[..5], &mut sum).is_err());
+    assert!(add(cpu, 3, &x, &x, &mut short).is_err());
     assert!(backward(cpu, 3, &x, &w, &rstd, &x[..5], &mut y).is_err());
     assert!(backward(cpu, 3, &x, &w, &rstd, &x, &mut short).is_err());
     assert!(backward(cpu, 3, &x, &w, &rstd[..1], &x, &mut y).is_err());

@@ -28,14 +28,8 @@ impl<E: GemmElement> Run<'_, E> {
     ) -> Result<(), ShapeError> {
         let len = self.n * self.config.hidden_size;
         let ([x, residual], [out]) = self.memory.borrow([x, residual], [out]);
-        let (x, residual, out) =
-            (cut::<E>(x, len), cut::<E>(residual, len), cut_mut::<E>(out, len));
-        self.cpu.level.vectorize(|| {
-            for ((out, x), residual) in out.iter_mut().zip(x).zip(residual) {
-                *out = E::from_f32(x.to_f32() + residual.to_f32());
-            }
-        });
-        Ok(())
+        let hidden = self.config.hidden_size;
+        rms_norm::add(self.cpu, hidden, cut::<E>(x, len), cut(residual, len), cut_mut(out, len))
     }
 
     pub(super) fn norm(
@@ -66,11 +60,10 @@ impl<E: GemmElement> Run<'_, E> {
         let (hidden, eps) = (self.config.hidden_size, self.config.rms_norm_eps as f32);
         let len = self.n * hidden;
         let ([x, residual], [out, y, rstd]) = self.memory.borrow([x, residual], [out, y, rstd]);
-        let out = cut_mut::<E>(out, len);
-        out.copy_from_slice(cut(residual, len));
         let w = norm_weight(self.weights, norm);
-        let (x, y, rstd) = (cut::<E>(x, len), cut_mut::<E>(y, len), cut_mut(rstd, self.n));
-        rms_norm::add_forward(self.cpu, hidden, eps, x, out, w, y, rstd)
+        let (x, residual, out) = (cut::<E>(x, len), cut(residual, len), cut_mut(out, len));
+        let (y, rstd) = (cut_mut(y, len), cut_mut(rstd, self.n));
+        rms_norm::add_forward(self.cpu, hidden, eps, x, residual, out, w, y, rstd)
     }
 
     pub(super) fn lora_down(

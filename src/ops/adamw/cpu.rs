@@ -1,10 +1,8 @@
 //! AdamW on the CPU: one pass over the four arrays.
 
-use rayon::prelude::*;
-
 use super::{Factors, Hyper};
-use crate::device::cpu::Cpu;
 use crate::device::cpu::simd::Kernel;
+use crate::device::cpu::{Cpu, chunks, chunks_mut};
 
 /// Elements in one block of work.
 const BLOCK: usize = 1 << 14;
@@ -19,15 +17,14 @@ pub fn step(
     v: &mut [f32],
 ) {
     let factors = Factors::new(hyper);
-    cpu.install(|| {
-        let blocks = params
-            .par_chunks_mut(BLOCK)
-            .zip(grads.par_chunks(BLOCK))
-            .zip(m.par_chunks_mut(BLOCK))
-            .zip(v.par_chunks_mut(BLOCK));
-        blocks.for_each(|(((params, grads), m), v)| {
-            cpu.level.run(Step { factors, grad_scale, params, grads, m, v });
-        });
+    let blocks = (
+        chunks_mut(params, BLOCK),
+        chunks(grads, BLOCK),
+        chunks_mut(m, BLOCK),
+        chunks_mut(v, BLOCK),
+    );
+    cpu.blocks(blocks, |(params, grads, m, v)| {
+        cpu.level.run(Step { factors, grad_scale, params, grads, m, v });
     });
 }
 

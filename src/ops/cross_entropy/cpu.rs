@@ -1,16 +1,14 @@
 //! Cross-entropy on the CPU: a row is one block of work and stays in cache for its three passes.
 
-use rayon::prelude::*;
-
+use crate::device::cpu::simd::convert::BLOCK;
 use crate::device::cpu::simd::{Kernel, math};
-use crate::device::cpu::{Cpu, Element};
+use crate::device::cpu::{Cpu, Element, Level, chunks, chunks_mut};
 
 pub fn forward(cpu: &Cpu, vocab: usize, logits: &[f32], targets: &[u32], losses: &mut [f32]) {
-    cpu.install(|| {
-        let rows = logits.par_chunks(vocab).zip(targets).zip(losses);
-        rows.for_each(|((logits, &target), loss)| {
-            *loss = cpu.level.run(Forward { logits }).loss(logits[target as usize]);
-        });
+    let rows = (chunks(logits, vocab), chunks(targets, 1), chunks_mut(losses, 1));
+    cpu.blocks(rows, |(logits, target, loss)| {
+        let target = target[0] as usize;
+        loss[0] = cpu.level.run(Forward { logits, target }).loss(logits[target]);
     });
 }
 
@@ -23,27 +21,30 @@ pub fn forward_backward<E: Element>(
     losses: &mut [f32],
     dlogits: &mut [E],
 ) {
-    cpu.install(|| {
-        let rows =
-            logits.par_chunks(vocab).zip(dlogits.par_chunks_mut(vocab)).zip(targets).zip(losses);
-        rows.for_each(|(((logits, dlogits), &target), loss)| {
-            let target = target as usize;
-            let softmax = cpu.level.run(Forward { logits });
-            *loss = softmax.loss(logits[target]);
-            cpu.level.run(Backward { logits, softmax, scale, dlogits: &mut *dlogits });
-            // p - 1 = (e - Σ)/Σ in f64, where e is exactly the term that went into Σ.
-            let e = f64::from(math::exp(logits[target] - softmax.max));
-            let slope = (e - softmax.sum) / softmax.sum;
-            dlogits[target] = E::from_f32((slope * f64::from(scale)) as f32);
-        });
+    let level = cpu.level;
+    let rows = (
+        chunks(logits, vocab),
+        chunks_mut(dlogits, vocab),
+        chunks(targets, 1),
+        chunks_mut(losses, 1),
+    );
+    cpu.blocks(rows, |(logits, dlogits, target, loss)| {
+        let target = target[0] as usize;
+        let softmax = level.run(Forward { logits, target });
+        loss[0] = softmax.loss(logits[target]);
+        level.run(Backward { level, logits, softmax, scale, dlogits: &mut *dlogits });
+        // p - 1, without the difference.
+        let slope = -softmax.others / softmax.sum;
+        dlogits[target] = E::from_f32((slope * f64::from(scale)) as f32);
     });
 }
 
-/// What a row's softmax needs: p_j = e^(logit_j - max) / sum.
+/// What a row's softmax needs: p_j = e^(logit_j - max) / sum, and the sum without the target's term.
 #[derive(Clone, Copy)]
 struct Softmax {
     max: f32,
     sum: f64,
+    others: f64,
 }
 
 impl Softmax {
@@ -54,6 +55,7 @@ impl Softmax {
 
 struct Forward<'a> {
     logits: &'a [f32],
+    target: usize,
 }
 
 impl Kernel for Forward<'_> {
@@ -62,12 +64,18 @@ impl Kernel for Forward<'_> {
     #[inline(always)]
     fn run(self) -> Softmax {
         let max = math::max(self.logits);
-        let sum = math::sum(self.logits, |logit| f64::from(math::exp(logit - max)));
-        Softmax { max, sum }
+        let (before, rest) = self.logits.split_at(self.target);
+        let mut others = 0.0;
+        for part in [before, &rest[1..]] {
+            others += math::sum_in_f64(part, |logit| math::exp(logit - max));
+        }
+        let sum = others + f64::from(math::exp(rest[0] - max));
+        Softmax { max, sum, others }
     }
 }
 
 struct Backward<'a, E> {
+    level: Level,
     logits: &'a [f32],
     softmax: Softmax,
     scale: f32,
@@ -81,8 +89,13 @@ impl<E: Element> Kernel for Backward<'_, E> {
     fn run(self) {
         let max = self.softmax.max;
         let factor = (f64::from(self.scale) / self.softmax.sum) as f32;
-        for (dlogit, logit) in self.dlogits.iter_mut().zip(self.logits) {
-            *dlogit = E::from_f32(math::exp(logit - max) * factor);
+        let mut block = [0f32; BLOCK];
+        for (logits, dlogits) in self.logits.chunks(BLOCK).zip(self.dlogits.chunks_mut(BLOCK)) {
+            let block = &mut block[..dlogits.len()];
+            for (out, logit) in block.iter_mut().zip(logits) {
+                *out = E::exp(logit - max) * factor;
+            }
+            E::round(self.level, block, dlogits);
         }
     }
 }

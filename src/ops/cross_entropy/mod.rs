@@ -8,8 +8,12 @@
 //! `scale` is one over the loss tokens of the accumulated step.
 //!
 //! The largest logit is subtracted first. A row's sum is kept in f64 (a vocabulary has 150,000
-//! terms), and so is the target's own gradient, which cancels where the model is sure. A NaN or
-//! +inf in a row makes that row's loss NaN.
+//! terms) but for stretches of [`CHAIN`](crate::device::cpu::simd::math::CHAIN) terms, and apart from
+//! the target's term, so that its gradient doesn't cancel where the model is sure. A NaN or +inf in
+//! a row makes that row's loss NaN.
+//!
+//! Where E is bf16, e^x is within 2^-17 for dlogits (a rounding is 2^-8); for losses it is within one
+//! unit of f32 always.
 
 mod cpu;
 #[cfg(feature = "cuda")]

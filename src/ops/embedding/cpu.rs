@@ -1,9 +1,8 @@
 //! Embedding on the CPU: a copy that widens, in blocks of rows.
 
 use half::bf16;
-use rayon::prelude::*;
 
-use crate::device::cpu::{Cpu, Element};
+use crate::device::cpu::{Cpu, Element, chunks, chunks_mut};
 
 /// Tokens in one block of work.
 const ROWS: usize = 16;
@@ -15,16 +14,14 @@ pub fn forward<E: Element>(
     hidden: usize,
     out: &mut [E],
 ) {
-    cpu.install(|| {
-        out.par_chunks_mut(ROWS * hidden).zip(tokens.par_chunks(ROWS)).for_each(|(out, tokens)| {
-            cpu.level.vectorize(|| {
-                for (out, &token) in out.chunks_exact_mut(hidden).zip(tokens) {
-                    let row = &table[token as usize * hidden..][..hidden];
-                    for (out, value) in out.iter_mut().zip(row) {
-                        *out = E::from_f32(Element::to_f32(*value));
-                    }
+    cpu.blocks((chunks_mut(out, ROWS * hidden), chunks(tokens, ROWS)), |(out, tokens)| {
+        cpu.level.vectorize(|| {
+            for (out, &token) in out.chunks_exact_mut(hidden).zip(tokens) {
+                let row = &table[token as usize * hidden..][..hidden];
+                for (out, value) in out.iter_mut().zip(row) {
+                    *out = E::from_f32(Element::to_f32(*value));
                 }
-            })
-        });
+            }
+        })
     });
 }

@@ -1,40 +1,48 @@
-//! Reductions on the CPU: a binary tree over blocks, whose shape depends on the length alone
-//! (rayon's own `reduce` splits by what the threads happen to do).
+//! Reductions on the CPU: at most [`STRETCHES`] of them side by side, whose bounds depend on the
+//! length alone, put together in order.
 
-use rayon::prelude::*;
-
-use crate::device::cpu::Cpu;
 use crate::device::cpu::simd::{Kernel, math};
+use crate::device::cpu::{Cpu, chunks, chunks_mut};
 
-/// Elements in one block of work.
+/// Most stretches of an array, and elements below which one is not cut.
+const STRETCHES: usize = 64;
 const BLOCK: usize = 1 << 14;
 
 pub fn sum_of_squares(cpu: &Cpu, x: &[f32]) -> f64 {
-    cpu.install(|| tree(x, &|block| cpu.level.run(SumOfSquares(block))))
+    stretches(cpu, x, 0.0, |x| cpu.level.run(SumOfSquares(x))).into_iter().sum()
 }
 
 pub fn sum(cpu: &Cpu, x: &[f32]) -> f64 {
-    cpu.install(|| tree(x, &|block| cpu.level.run(Sum(block))))
+    stretches(cpu, x, 0.0, |x| cpu.level.run(Sum(x))).into_iter().sum()
 }
 
 pub fn first_non_finite(cpu: &Cpu, x: &[f32]) -> Option<usize> {
-    cpu.install(|| {
-        x.par_chunks(BLOCK).enumerate().find_map_first(|(block, x)| {
-            if cpu.level.run(AllFinite(x)) {
-                return None;
-            }
-            x.iter().position(|x| !x.is_finite()).map(|i| block * BLOCK + i)
-        })
-    })
+    let first = |x: &[f32]| {
+        let (i, block) =
+            x.chunks(BLOCK).enumerate().find(|(_, block)| !cpu.level.run(AllFinite(block)))?;
+        block.iter().position(|x| !x.is_finite()).map(|at| i * BLOCK + at)
+    };
+    let places = stretches(cpu, x, None, first);
+    places.iter().enumerate().find_map(|(i, place)| place.map(|at| i * stretch(x.len()) + at))
 }
 
-fn tree(x: &[f32], leaf: &(impl Fn(&[f32]) -> f64 + Sync)) -> f64 {
-    if x.len() <= BLOCK {
-        return leaf(x);
-    }
-    let (left, right) = x.split_at(x.len().div_ceil(BLOCK) / 2 * BLOCK);
-    let (left, right) = rayon::join(|| tree(left, leaf), || tree(right, leaf));
-    left + right
+/// Elements of a stretch.
+fn stretch(len: usize) -> usize {
+    len.div_ceil(STRETCHES).next_multiple_of(BLOCK).max(BLOCK)
+}
+
+/// `f` of each stretch, in order; `none` fills the rest.
+fn stretches<R: Copy + Send>(
+    cpu: &Cpu,
+    x: &[f32],
+    none: R,
+    f: impl Fn(&[f32]) -> R + Sync,
+) -> [R; STRETCHES] {
+    let mut results = [none; STRETCHES];
+    let blocks = chunks(x, stretch(x.len()));
+    let count = x.len().div_ceil(stretch(x.len()));
+    cpu.blocks((blocks, chunks_mut(&mut results[..count], 1)), |(x, result)| result[0] = f(x));
+    results
 }
 
 struct SumOfSquares<'a>(&'a [f32]);

@@ -1,10 +1,10 @@
 //! RMSNorm on the CPU: a row's sum in lanes, then one pass that writes it.
 
 use half::bf16;
-use rayon::prelude::*;
 
+use crate::device::cpu::simd::convert::BLOCK;
 use crate::device::cpu::simd::{Kernel, math};
-use crate::device::cpu::{Cpu, Element};
+use crate::device::cpu::{Cpu, Element, Level, chunks, chunks_mut};
 
 /// Rows in one block of work.
 const ROWS: usize = 16;
@@ -18,13 +18,9 @@ pub fn forward<E: Element>(
     y: &mut [E],
     rstd: &mut [f32],
 ) {
-    let block = ROWS * hidden;
-    cpu.install(|| {
-        let blocks =
-            x.par_chunks(block).zip(y.par_chunks_mut(block)).zip(rstd.par_chunks_mut(ROWS));
-        blocks.for_each(|((x, y), rstd)| {
-            cpu.level.run(Forward { hidden, eps, x, w, y, rstd });
-        });
+    let (level, block) = (cpu.level, ROWS * hidden);
+    cpu.blocks((chunks(x, block), chunks_mut(y, block), chunks_mut(rstd, ROWS)), |(x, y, rstd)| {
+        level.run(Forward { level, hidden, eps, x, w, y, rstd });
     });
 }
 
@@ -34,22 +30,31 @@ pub fn add_forward<E: Element>(
     hidden: usize,
     eps: f32,
     x: &[E],
-    residual: &mut [E],
+    residual: &[E],
+    sum: &mut [E],
     w: &[bf16],
     y: &mut [E],
     rstd: &mut [f32],
 ) {
-    let block = ROWS * hidden;
-    cpu.install(|| {
-        let blocks = x
-            .par_chunks(block)
-            .zip(residual.par_chunks_mut(block))
-            .zip(y.par_chunks_mut(block))
-            .zip(rstd.par_chunks_mut(ROWS));
-        blocks.for_each(|(((x, residual), y), rstd)| {
-            cpu.level.run(Add { x, residual: &mut *residual });
-            cpu.level.run(Forward { hidden, eps, x: residual, w, y, rstd });
-        });
+    let (level, block) = (cpu.level, ROWS * hidden);
+    let blocks = (
+        chunks(x, block),
+        chunks(residual, block),
+        chunks_mut(sum, block),
+        chunks_mut(y, block),
+        chunks_mut(rstd, ROWS),
+    );
+    cpu.blocks(blocks, |(x, residual, sum, y, rstd)| {
+        level.run(Add { level, x, residual, sum: &mut *sum });
+        level.run(Forward { level, hidden, eps, x: sum, w, y, rstd });
+    });
+}
+
+pub fn add<E: Element>(cpu: &Cpu, hidden: usize, x: &[E], residual: &[E], sum: &mut [E]) {
+    let (level, block) = (cpu.level, ROWS * hidden);
+    cpu.blocks((chunks(x, block), chunks(residual, block), chunks_mut(sum, block)), |block| {
+        let (x, residual, sum) = block;
+        level.run(Add { level, x, residual, sum });
     });
 }
 
@@ -62,22 +67,18 @@ pub fn backward<E: Element>(
     dy: &[E],
     dx: &mut [E],
 ) {
-    let block = ROWS * hidden;
-    cpu.install(|| {
-        let blocks = x
-            .par_chunks(block)
-            .zip(dy.par_chunks(block))
-            .zip(dx.par_chunks_mut(block))
-            .zip(rstd.par_chunks(ROWS));
-        blocks.for_each(|(((x, dy), dx), rstd)| {
-            cpu.level.run(Backward { hidden, x, w, rstd, dy, dx });
-        });
+    let (level, block) = (cpu.level, ROWS * hidden);
+    let blocks = (chunks(x, block), chunks(dy, block), chunks_mut(dx, block), chunks(rstd, ROWS));
+    cpu.blocks(blocks, |(x, dy, dx, rstd)| {
+        level.run(Backward { level, hidden, x, w, rstd, dy, dx });
     });
 }
 
 struct Add<'a, E> {
+    level: Level,
     x: &'a [E],
-    residual: &'a mut [E],
+    residual: &'a [E],
+    sum: &'a mut [E],
 }
 
 impl<E: Element> Kernel for Add<'_, E> {
@@ -85,13 +86,20 @@ impl<E: Element> Kernel for Add<'_, E> {
 
     #[inline(always)]
     fn run(self) {
-        for (residual, x) in self.residual.iter_mut().zip(self.x) {
-            *residual = E::from_f32(residual.to_f32() + x.to_f32());
+        let mut block = [0f32; BLOCK];
+        let parts = self.x.chunks(BLOCK).zip(self.residual.chunks(BLOCK));
+        for ((x, residual), sum) in parts.zip(self.sum.chunks_mut(BLOCK)) {
+            let block = &mut block[..sum.len()];
+            for ((out, x), residual) in block.iter_mut().zip(x).zip(residual) {
+                *out = residual.to_f32() + x.to_f32();
+            }
+            E::round(self.level, block, sum);
         }
     }
 }
 
 struct Forward<'a, E> {
+    level: Level,
     hidden: usize,
     eps: f32,
     x: &'a [E],
@@ -105,20 +113,26 @@ impl<E: Element> Kernel for Forward<'_, E> {
 
     #[inline(always)]
     fn run(self) {
+        let mut block = [0f32; BLOCK];
         let rows = self.x.chunks_exact(self.hidden).zip(self.y.chunks_exact_mut(self.hidden));
         for ((x, y), out) in rows.zip(self.rstd) {
             let squares = math::sum(x, |x| x.to_f32() * x.to_f32());
             let rstd = 1.0 / (squares / self.hidden as f32 + self.eps).sqrt();
             *out = rstd;
-            for ((y, x), w) in y.iter_mut().zip(x).zip(self.w) {
-                let normed = E::from_f32(x.to_f32() * rstd);
-                *y = E::from_f32(normed.to_f32() * Element::to_f32(*w));
+            let parts = x.chunks(BLOCK).zip(self.w.chunks(BLOCK));
+            for ((x, w), y) in parts.zip(y.chunks_mut(BLOCK)) {
+                let block = &mut block[..y.len()];
+                for ((out, x), w) in block.iter_mut().zip(x).zip(w) {
+                    *out = E::rounded(x.to_f32() * rstd) * Element::to_f32(*w);
+                }
+                E::round(self.level, block, y);
             }
         }
     }
 }
 
 struct Backward<'a, E> {
+    level: Level,
     hidden: usize,
     x: &'a [E],
     w: &'a [bf16],
@@ -132,6 +146,7 @@ impl<E: Element> Kernel for Backward<'_, E> {
 
     #[inline(always)]
     fn run(self) {
+        let mut block = [0f32; BLOCK];
         let x = self.x.chunks_exact(self.hidden);
         let dy = self.dy.chunks_exact(self.hidden);
         let dx = self.dx.chunks_exact_mut(self.hidden);
@@ -141,9 +156,14 @@ impl<E: Element> Kernel for Backward<'_, E> {
             });
             // mean(w·dy·x̂)·x̂ = x · (Σ w·dy·x / hidden · rstd²)
             let c = sum / self.hidden as f32 * rstd * rstd;
-            for (((dx, x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(self.w) {
-                let wdy = dy.to_f32() * Element::to_f32(*w);
-                *dx = E::from_f32(dx.to_f32() + rstd * (wdy - x.to_f32() * c));
+            let parts = x.chunks(BLOCK).zip(dy.chunks(BLOCK)).zip(self.w.chunks(BLOCK));
+            for (((x, dy), w), dx) in parts.zip(dx.chunks_mut(BLOCK)) {
+                let block = &mut block[..dx.len()];
+                for ((((out, dx), x), dy), w) in block.iter_mut().zip(&*dx).zip(x).zip(dy).zip(w) {
+                    let wdy = dy.to_f32() * Element::to_f32(*w);
+                    *out = dx.to_f32() + rstd * (wdy - x.to_f32() * c);
+                }
+                E::round(self.level, block, dx);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! RMSNorm: `y[t, i] = w[i] · x[t, i] · rstd[t]`, `rstd[t] = 1 / sqrt(mean_i x[t, i]² + eps)`.
 //!
-//! Shapes: x, residual, y, dy, dx `[T, hidden]` in the activation dtype E; w `[hidden]` bf16 (the
+//! Shapes: x, residual, sum, y, dy, dx `[T, hidden]` in the activation dtype E; w `[hidden]` bf16 (the
 //! base model's own storage); rstd `[T]` f32, kept for the backward. Row-major.
 //!
 //! Rounding, in Hugging Face's order: x·rstd is rounded to E, then multiplied by w and rounded
@@ -43,29 +43,46 @@ pub fn forward<E: Element>(
     Ok(())
 }
 
-/// `residual += x`, rounded once to E; then y and rstd of the rounded residual.
+/// Writes `sum = x + residual`, rounded once to E; then y and rstd of the rounded sum.
 #[allow(clippy::too_many_arguments)]
 pub fn add_forward<E: Element>(
     cpu: &Cpu,
     hidden: usize,
     eps: f32,
     x: &[E],
-    residual: &mut [E],
+    residual: &[E],
+    sum: &mut [E],
     w: &[bf16],
     y: &mut [E],
     rstd: &mut [f32],
 ) -> Result<(), ShapeError> {
     let count = rows(OP, "len of x", x.len(), hidden)?;
     check(OP, "len of residual", residual.len(), x.len())?;
+    check(OP, "len of sum", sum.len(), x.len())?;
     check(OP, "len of w", w.len(), hidden)?;
     check(OP, "len of y", y.len(), x.len())?;
     check(OP, "len of rstd", rstd.len(), count)?;
-    cpu::add_forward(cpu, hidden, eps, x, residual, w, y, rstd);
+    cpu::add_forward(cpu, hidden, eps, x, residual, sum, w, y, rstd);
     Ok(())
 }
 
-/// ADDS the gradient to dx. `x` is what the forward normalised (the residual after the addition,
-/// for [`add_forward`]), `rstd` what it wrote.
+/// Writes `sum = x + residual` alone, rounded as [`add_forward`] rounds it.
+pub fn add<E: Element>(
+    cpu: &Cpu,
+    hidden: usize,
+    x: &[E],
+    residual: &[E],
+    sum: &mut [E],
+) -> Result<(), ShapeError> {
+    rows(OP, "len of x", x.len(), hidden)?;
+    check(OP, "len of residual", residual.len(), x.len())?;
+    check(OP, "len of sum", sum.len(), x.len())?;
+    cpu::add(cpu, hidden, x, residual, sum);
+    Ok(())
+}
+
+/// ADDS the gradient to dx. `x` is what the forward normalised (the sum, for
+/// [`add_forward`]), `rstd` what it wrote.
 #[allow(clippy::too_many_arguments)]
 pub fn backward<E: Element>(
     cpu: &Cpu,

@@ -1,36 +1,34 @@
 //! SwiGLU on the CPU.
 
-use rayon::prelude::*;
+use crate::device::cpu::simd::Kernel;
+use crate::device::cpu::simd::convert::BLOCK;
+use crate::device::cpu::{Cpu, Element, Level, chunks, chunks_mut};
 
-use crate::device::cpu::simd::{Kernel, math};
-use crate::device::cpu::{Cpu, Element};
-
-/// Elements in one block of work.
-const BLOCK: usize = 1 << 14;
+/// Elements in one task.
+const TASK: usize = 1 << 14;
 
 pub fn forward<E: Element>(cpu: &Cpu, gate: &[E], up: &[E], h: &mut [E]) {
-    cpu.install(|| {
-        let blocks = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK)).zip(h.par_chunks_mut(BLOCK));
-        blocks.for_each(|((gate, up), h)| cpu.level.run(Forward { gate, up, h }));
+    let level = cpu.level;
+    cpu.blocks((chunks(gate, TASK), chunks(up, TASK), chunks_mut(h, TASK)), |(gate, up, h)| {
+        level.run(Forward { level, gate, up, h });
     });
 }
 
 pub fn backward<E: Element>(cpu: &Cpu, gate: &mut [E], up: &mut [E], dh: &mut [E]) {
-    cpu.install(|| {
-        let blocks =
-            gate.par_chunks_mut(BLOCK).zip(up.par_chunks_mut(BLOCK)).zip(dh.par_chunks_mut(BLOCK));
-        blocks.for_each(|((gate, up), dh)| cpu.level.run(Backward { gate, up, dh }));
-    });
+    let level = cpu.level;
+    let blocks = (chunks_mut(gate, TASK), chunks_mut(up, TASK), chunks_mut(dh, TASK));
+    cpu.blocks(blocks, |(gate, up, dh)| level.run(Backward { level, gate, up, dh }));
 }
 
-/// (silu(g) rounded to E, e^-g). One function for both directions, so that h has the same bits.
+/// (silu(g) rounded to E, σ(g)). One function for both directions, so that h has the same bits.
 #[inline(always)]
 fn silu<E: Element>(g: f32) -> (f32, f32) {
-    let exp = math::exp(-g);
-    (E::from_f32(g / (1.0 + exp)).to_f32(), exp)
+    let sigma = 1.0 / (1.0 + E::exp(-g));
+    (E::rounded(g * sigma), sigma)
 }
 
 struct Forward<'a, E> {
+    level: Level,
     gate: &'a [E],
     up: &'a [E],
     h: &'a mut [E],
@@ -41,14 +39,20 @@ impl<E: Element> Kernel for Forward<'_, E> {
 
     #[inline(always)]
     fn run(self) {
-        for ((h, gate), up) in self.h.iter_mut().zip(self.gate).zip(self.up) {
-            let (silu, _) = silu::<E>(gate.to_f32());
-            *h = E::from_f32(silu * up.to_f32());
+        let mut block = [0f32; BLOCK];
+        let parts = self.gate.chunks(BLOCK).zip(self.up.chunks(BLOCK));
+        for ((gate, up), h) in parts.zip(self.h.chunks_mut(BLOCK)) {
+            let block = &mut block[..h.len()];
+            for ((out, gate), up) in block.iter_mut().zip(gate).zip(up) {
+                *out = silu::<E>(gate.to_f32()).0 * up.to_f32();
+            }
+            E::round(self.level, block, h);
         }
     }
 }
 
 struct Backward<'a, E> {
+    level: Level,
     gate: &'a mut [E],
     up: &'a mut [E],
     dh: &'a mut [E],
@@ -59,14 +63,24 @@ impl<E: Element> Kernel for Backward<'_, E> {
 
     #[inline(always)]
     fn run(self) {
-        for ((gate, up), dh) in self.gate.iter_mut().zip(self.up).zip(self.dh) {
-            let (g, u, d) = (gate.to_f32(), up.to_f32(), dh.to_f32());
-            let (silu, exp) = silu::<E>(g);
-            let sigma = 1.0 / (1.0 + exp);
-            // Not e^-g·σ for 1 - σ: where e^-g overflows that is inf·0.
-            *gate = E::from_f32(d * u * (sigma * (1.0 + g * (1.0 - sigma))));
-            *up = E::from_f32(d * silu);
-            *dh = E::from_f32(silu * u);
+        let (mut dgate, mut dup, mut h) = ([0f32; BLOCK], [0f32; BLOCK], [0f32; BLOCK]);
+        let parts = self.gate.chunks_mut(BLOCK).zip(self.up.chunks_mut(BLOCK));
+        for ((gate, up), dh) in parts.zip(self.dh.chunks_mut(BLOCK)) {
+            let n = gate.len();
+            let (dgate, dup, h) = (&mut dgate[..n], &mut dup[..n], &mut h[..n]);
+            let inputs = gate.iter().zip(&*up).zip(&*dh);
+            let outputs = dgate.iter_mut().zip(&mut *dup).zip(&mut *h);
+            for (((gate, up), dh), ((dgate, dup), h)) in inputs.zip(outputs) {
+                let (g, u, d) = (gate.to_f32(), up.to_f32(), dh.to_f32());
+                let (silu, sigma) = silu::<E>(g);
+                // Not e^-g·σ for 1 - σ: where e^-g overflows that is inf·0.
+                *dgate = d * u * (sigma * (1.0 + g * (1.0 - sigma)));
+                *dup = d * silu;
+                *h = silu * u;
+            }
+            E::round(self.level, dgate, gate);
+            E::round(self.level, dup, up);
+            E::round(self.level, h, dh);
         }
     }
 }

@@ -11,6 +11,8 @@
 //!
 //! For g below -88.72, where e^-g overflows, silu and its slope are 0 (they are below 3e-37).
 //!
+//! In f32 e^-g is within one unit in the last place, in bf16 within 2^-17 (a rounding is 2^-8).
+//!
 //! Source: Shazeer 2020 (arXiv 2002.05202), section 2.
 
 mod cpu;

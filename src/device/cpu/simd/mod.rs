@@ -34,6 +34,7 @@ mod avx512bf16;
 #[cfg(target_arch = "x86_64")]
 mod avx512f;
 mod chains;
+pub mod convert;
 pub mod math;
 pub mod panel;
 mod plain;
