@@ -8,7 +8,8 @@ Every measurement is a process of its own (its memory is its own), one at a time
 contestant once, in a new order, and a ratio is the median over the rounds of dayrun / peer within the
 round, so that a machine which slows down slows both. --under "chrt -f 1" runs each of them under that
 command. llama.cpp is measured where --llama-python names a Python with llama-cpp-python, tcmalloc is
-preloaded for the tuned peer where it is installed. docs/peers.md says what was found.
+preloaded for the tuned peer where it is installed. torch.compile is warmed up outside of the measured
+runs; its cache and the base in bf16 stay in --folder. docs/peers.md says what was found.
 """
 
 import argparse
@@ -28,8 +29,9 @@ SHAPES = [(1, 512), (4, 256), (2, 1024)]
 GENERATION = [(1, 512, 64), (32, 128, 32)]
 MEDIAN, SIGMA, SHORTEST, LONGEST, DOCUMENTS = 120, 0.8, 20, 800, 400
 MICRO_BATCH_TOKENS = 2048
-# Attention by which the tuned peer is faster at each shape (docs/peers.md).
+# What was found to be fastest for the peer (docs/peers.md); eager attention pays for speed with memory.
 TUNED = ["--mode", "tuned", "--attention", "eager"]
+TUNED_RAGGED = ["--mode", "tuned", "--attention", "sdpa"]
 
 
 def lengths():
@@ -48,6 +50,8 @@ class Bench:
     def __init__(self, options, work):
         self.options, self.work = options, work
         self.folder = options.folder or work / "base"
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder / "inductor")
+        os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
         self.lengths = work / "lengths.txt"
         self.lengths.write_text("".join(f"{n}\n" for n in lengths()))
         self.out = open(options.json, "a") if options.json else None
@@ -58,13 +62,30 @@ class Bench:
         command = [self.options.python, HERE / "bench_peers" / script, self.folder, *arguments]
         return command, env or {}
 
+    def tuned(self, batch, seq):
+        """The words of the tuned peer, compiled where --no-compile does not forbid it."""
+        words = [*TUNED, "--batch", batch, "--seq", seq]
+        if self.options.no_compile or not self.wanted("peer tuned"):
+            return words
+        words += ["--compile", "both"]
+        command, env = self.peer("train.py", *words, "--warmup", 1, "--steps", 1, env=tcmalloc())
+        done = self.folder / "inductor" / f"done-{batch}x{seq}"
+        if done.exists() or self.measure(command, env, under=""):
+            done.touch()
+            return words
+        return words[:-2]
+
+    def wanted(self, name):
+        return not self.options.only or any(part in name for part in self.options.only)
+
     def dayrun(self, what, *arguments):
         return [self.options.dayrun, "bench", what, "--model", self.options.gguf, *arguments, "--json"], {}
 
-    def measure(self, command, env):
+    def measure(self, command, env, under=None):
         """The JSON that the process printed last, None where it failed."""
-        command = [str(word) for word in shlex.split(self.options.under) + command]
-        env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", **env}
+        under = self.options.under if under is None else under
+        command = [str(word) for word in shlex.split(under) + command]
+        env = {**os.environ, **env}
         done = subprocess.run(command, env=env, capture_output=True, text=True)
         if done.returncode == 0:
             return json.loads(done.stdout.splitlines()[-1])
@@ -73,8 +94,8 @@ class Bench:
 
     def rounds(self, title, contestants):
         """Runs every contestant once a round; dayrun's name is "dayrun"."""
-        results = {name: [] for name in contestants}
-        names = list(contestants)
+        names = [name for name in contestants if self.wanted(name)]
+        results = {name: [] for name in names}
         for number in range(self.options.rounds):
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 result = self.measure(*contestants[name])
@@ -90,7 +111,7 @@ def table(title, results, keys):
     print(f"\n{title}")
     ratios = {}
     for name, values in results.items():
-        cells = [f"{statistics.median(v['rss_gb'] for v in values):5.2f} GB"]
+        cells = [f"{statistics.median(v.get('rss_gb') or math.nan for v in values):5.2f} GB"]
         for key in keys:
             of = [v[key] for v in values]
             cell = f"{key} {statistics.median(of):7.1f} ({min(of):.1f} to {max(of):.1f})"
@@ -109,12 +130,12 @@ def train(bench):
     every = {}
     for batch, seq in SHAPES:
         shape = ["--batch", batch, "--seq", seq]
-        few = ["--warmup", 1, "--steps", 2] if batch * seq > 1024 else ["--warmup", 1, "--steps", 3]
+        few = ["--warmup", 1, "--steps", max(1, 2048 // (batch * seq))]
         results = bench.rounds(f"train {batch}x{seq}", {
             "peer as documented": bench.peer("train.py", "--mode", "documented", *shape, *few),
-            "peer, no prepare, no ckpt": bench.peer("train.py", "--mode", "plain", *shape, *few),
-            "peer tuned": bench.peer("train.py", *TUNED, *shape, *few, env=tcmalloc()),
-            "dayrun": bench.dayrun("train", *shape, "--steps", 3),
+            "peer without preparation": bench.peer("train.py", "--mode", "plain", *shape, *few),
+            "peer tuned": bench.peer("train.py", *bench.tuned(batch, seq), *few, env=tcmalloc()),
+            "dayrun": bench.dayrun("train", *shape, "--warmup", 1, "--steps", 3),
         })
         for (name, _), ratio in table(f"Training, {batch}x{seq}", results, ["tok_s"]).items():
             every.setdefault(name, []).append(ratio)
@@ -124,16 +145,15 @@ def train(bench):
 
 
 def ragged(bench):
-    rows = ["--lengths", bench.lengths, "--batch", 8, "--warmup", 1, "--steps", 2]
+    rows = ["--lengths", bench.lengths, "--batch", 8, "--warmup", 1]
     documented, plain = ["--mode", "documented"], ["--mode", "plain"]
     results = bench.rounds("ragged", {
         "peer as documented": bench.peer("train.py", *documented, *rows),
         "peer as documented, grouped": bench.peer("train.py", *documented, "--grouped", *rows),
-        "peer, no prepare, no ckpt": bench.peer("train.py", *plain, *rows),
-        "peer, no prepare, grouped": bench.peer("train.py", *plain, "--grouped", *rows),
-        "peer tuned, grouped": bench.peer("train.py", *TUNED, "--grouped", *rows, env=tcmalloc()),
+        "peer without preparation": bench.peer("train.py", *plain, *rows),
+        "peer tuned, grouped": bench.peer("train.py", *TUNED_RAGGED, "--grouped", *rows, env=tcmalloc()),
         "dayrun": bench.dayrun(
-            "train", "--lengths", bench.lengths, "--micro-batch-tokens", MICRO_BATCH_TOKENS, "--steps", 3
+            "train", "--lengths", bench.lengths, "--micro-batch-tokens", MICRO_BATCH_TOKENS, "--steps", 5
         ),
     })
     table("Training, ragged rows (real tokens)", results, ["tok_s"])
@@ -142,11 +162,11 @@ def ragged(bench):
 def generate(bench):
     for rows, prompt, new in GENERATION:
         shape = ["--rows", rows, "--prompt", prompt, "--new", new]
-        contestants = {"transformers bf16": bench.peer("generate.py", *shape, env=tcmalloc())}
+        contestants = {"transformers bf16": bench.peer("generate.py", "--static", *shape, env=tcmalloc())}
         if bench.options.llama_python:
             command = [bench.options.llama_python, HERE / "bench_peers/llama.py", bench.options.gguf, *shape]
             contestants["llama.cpp"] = command, {}
-        contestants["dayrun"] = bench.dayrun("generate", *shape)
+        contestants["dayrun"] = bench.dayrun("generate", *shape, "--rounds", 2)
         results = bench.rounds(f"generate {rows} rows", contestants)
         table(f"Generation, {rows} rows, {prompt} + {new} tokens", results, ["prefill_tok_s", "decode_tok_s"])
 
@@ -159,7 +179,9 @@ def main():
     parser.add_argument("--dayrun", default=HERE.parent / "target/release/dayrun", type=Path)
     parser.add_argument("--python", default=sys.executable, help="with requirements-golden.txt installed")
     parser.add_argument("--llama-python", help="with llama-cpp-python installed")
-    parser.add_argument("--folder", help="keeps the base in bf16 there from run to run")
+    parser.add_argument("--only", nargs="+", help="contestants whose names have one of these parts")
+    parser.add_argument("--no-compile", action="store_true", help="the tuned peer without torch.compile")
+    parser.add_argument("--folder", type=Path, help="keeps the base in bf16 there from run to run")
     parser.add_argument("--under", default="", help='a command to measure under, e.g. "chrt -f 1"')
     parser.add_argument("--json", help="appends a line for every measurement")
     options = parser.parse_args()

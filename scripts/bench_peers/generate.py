@@ -9,6 +9,7 @@ keeps them for inference (--nf4); --compile compiles the forward of the decode o
 
 import argparse
 import time
+from statistics import median
 
 import torch
 from common import report
@@ -64,8 +65,8 @@ def main():
     once(4)
     runs = [once(options.new) for _ in range(options.repeats)]
     report(
-        prefill_tok_s=options.rows * options.prompt / min(prefill for prefill, _ in runs),
-        decode_tok_s=options.rows * options.new / min(decode for _, decode in runs),
+        prefill_tok_s=options.rows * options.prompt / median(prefill for prefill, _ in runs),
+        decode_tok_s=options.rows * options.new / median(decode for _, decode in runs),
     )
 
 

@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import random
 import time
+from statistics import median
 
 import llama_cpp as api
 from common import report
@@ -81,8 +82,8 @@ def main():
     once(4)
     runs = [once(new) for _ in range(options.repeats)]
     report(
-        prefill_tok_s=rows * prompt / min(prefill for prefill, _ in runs),
-        decode_tok_s=rows * new / min(decode for _, decode in runs),
+        prefill_tok_s=rows * prompt / median(prefill for prefill, _ in runs),
+        decode_tok_s=rows * new / median(decode for _, decode in runs),
         system=api.llama_print_system_info().decode(),
     )
 

@@ -14,7 +14,9 @@ tuned        everything in bf16, no checkpointing, fused AdamW; --compile and --
 
 With --lengths FILE (one document's tokens a line) rows are ragged: batches of --batch rows, padded to
 the longest, in random order or grouped by length as transformers' group_by_length does; real tokens
-are counted. A fixed share of the epoch's batches is run, evenly spread over it.
+are counted. An epoch takes long, so that --batches of its batches are run: those at evenly spread ranks
+of cost, cost being rows times the longest row. `real_share` says how much of them is no padding, and
+`epoch_real_share` of the epoch.
 """
 
 import argparse
@@ -43,7 +45,7 @@ def arguments():
     parser.add_argument("--compile", choices=["no", "layers", "loss", "both"], default="no")
     parser.add_argument("--lengths")
     parser.add_argument("--grouped", action="store_true")
-    parser.add_argument("--accumulate", type=int, default=4, help="batches of an optimizer step, ragged")
+    parser.add_argument("--batches", type=int, default=3, help="batches of the optimizer step, ragged")
     return parser.parse_args()
 
 
@@ -86,20 +88,30 @@ def shaped(options, vocab):
         yield inputs, ids.numel()
 
 
-def ragged(options, vocab):
-    """Batches of an epoch over the documents, the first for warming up, the others spread evenly."""
+def plan(options):
+    """Batches of rows' lengths: the ones that are run, and all of an epoch."""
     lengths = [int(line) for line in open(options.lengths)]
     generator = torch.Generator().manual_seed(0)
     if options.grouped:
         order = get_length_grouped_indices(lengths, options.batch, generator=generator)
     else:
         order = torch.randperm(len(lengths), generator=generator).tolist()
-    batches = [order[i : i + options.batch] for i in range(0, len(order), options.batch)]
-    count = options.steps * options.accumulate
-    chosen = [batches[i * len(batches) // count] for i in range(count)]
-    for rows in [batches[len(batches) // 2]] * options.warmup + chosen:
-        longest = max(lengths[row] for row in rows)
-        mask = torch.stack([(torch.arange(longest) < lengths[row]).long() for row in rows])
+    starts = range(0, len(order), options.batch)
+    epoch = [[lengths[row] for row in order[i : i + options.batch]] for i in starts]
+    ranked = sorted(epoch, key=lambda rows: len(rows) * max(rows))
+    middle = lambda i: ranked[(2 * i + 1) * len(ranked) // (2 * options.batches)]
+    return [middle(i) for i in range(options.batches)], epoch
+
+
+def real_share(batches):
+    return sum(map(sum, batches)) / sum(len(rows) * max(rows) for rows in batches)
+
+
+def ragged(batches, vocab):
+    """These batches of random tokens, padded to the longest row."""
+    generator = torch.Generator().manual_seed(0)
+    for rows in batches:
+        mask = torch.stack([(torch.arange(max(rows)) < length).long() for length in rows])
         ids = torch.randint(0, vocab, mask.shape, generator=generator) * mask
         labels = ids.masked_fill(mask == 0, IGNORED)
         yield {"input_ids": ids, "attention_mask": mask, "labels": labels}, int(mask.sum())
@@ -136,8 +148,15 @@ def main():
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True if options.mode == "tuned" else None)
     loss_function = loss_of(options)
-    accumulate = options.accumulate if options.lengths else 1
-    batches = (ragged if options.lengths else shaped)(options, model.config.vocab_size)
+    vocab, shares = model.config.vocab_size, {}
+    if options.lengths:
+        # One short row warms up what there is to warm up; the measured step takes all the batches.
+        chosen, epoch = plan(options)
+        batches = ragged([[64]] * options.warmup + chosen, vocab)
+        shares = {"real_share": real_share(chosen), "epoch_real_share": real_share(epoch)}
+        steps, accumulate = 1, options.batches
+    else:
+        batches, steps, accumulate = shaped(options, vocab), options.steps, 1
 
     def step(count):
         tokens, start = 0, time.perf_counter()
@@ -149,17 +168,15 @@ def main():
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        return tokens, time.perf_counter() - start, float(loss)
+        return tokens, time.perf_counter() - start, loss.item()
 
     for _ in range(options.warmup):
         step(1)
-    measured = [step(accumulate) for _ in range(options.steps)]
+    measured = [step(accumulate) for _ in range(steps)]
     seconds = [s for _, s, _ in measured]
-    if options.lengths:
-        rate = sum(tokens for tokens, _, _ in measured) / sum(seconds)
-    else:
-        rate = measured[0][0] / statistics.median(seconds)
-    report(tok_s=rate, step_seconds=seconds, tokens=[t for t, _, _ in measured], loss=measured[-1][2])
+    tokens = [n for n, _, _ in measured]
+    rate = tokens[0] / statistics.median(seconds)
+    report(tok_s=rate, step_seconds=seconds, tokens=tokens, loss=measured[-1][2], **shares)
 
 
 if __name__ == "__main__":
