@@ -52,6 +52,10 @@ impl Element for f32 {
     fn exp(x: f32) -> f32 {
         math::exp(x)
     }
+    #[inline(always)]
+    fn store(level: Level, tile: &[f32; NR], scale: f32, out: &mut [f32; NR]) {
+        level.vectorize(|| out.iter_mut().zip(tile).for_each(|(out, x)| *out = x * scale));
+    }
 }
 
 impl Element for bf16 {

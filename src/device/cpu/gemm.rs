@@ -25,10 +25,11 @@
 //! `n` alone, so any number of threads gives the same bits.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::simd::prefetch::Source;
-use super::simd::{MR, NR, Segment, panel_len, rows_fit};
+use super::simd::{MR, NARROW, NR, Segment, panel_len, rows_fit};
 use super::{Cpu, Element, GemmElement, Level};
 
 /// One term of the sum: `a[m, 0..k]` at pitch `lda`, and how to pack 32 columns of its `b`.
@@ -66,25 +67,26 @@ thread_local! {
 }
 
 /// Where tasks write: disjoint rectangles of one matrix.
-struct Target<O> {
+struct Target<'a, O> {
     data: *mut O,
     ld: usize,
     scale: f32,
+    borrow: PhantomData<&'a mut [O]>,
 }
 // SAFETY: tasks write disjoint (rows × columns) rectangles through it.
-unsafe impl<O: Send> Sync for Target<O> {}
+unsafe impl<O: Send> Sync for Target<'_, O> {}
 
-impl<O: Element> Target<O> {
+impl<'a, O: Element> Target<'a, O> {
     /// Panics when the matrix does not fit `out`.
-    fn new(out: &mut Out<'_, O>, m: usize, n: usize) -> Self {
+    fn new(out: &'a mut Out<'_, O>, m: usize, n: usize) -> Self {
         assert!(rows_fit(out.data.len(), out.ld, m, n), "out too short");
-        Self { data: out.data.as_mut_ptr(), ld: out.ld, scale: out.scale }
+        Self { data: out.data.as_mut_ptr(), ld: out.ld, scale: out.scale, borrow: PhantomData }
     }
 
     /// # Safety
     /// The row and the columns are inside the matrix, and nobody else has them now.
     #[inline(always)]
-    unsafe fn row(&self, row: usize, columns: &Range<usize>) -> &mut [O] {
+    unsafe fn row(&self, row: usize, columns: &Range<usize>) -> &'a mut [O] {
         // SAFETY: the caller's promise.
         unsafe {
             let start = self.data.add(row * self.ld + columns.start);
@@ -104,15 +106,15 @@ impl<O: Element> Target<O> {
             if let Ok(out) = <&mut [O; NR]>::try_from(&mut *out) {
                 O::store(level, sums, self.scale, out);
             } else {
-                for (out, &sum) in out.iter_mut().zip(sums) {
-                    *out = O::from_f32(sum * self.scale);
-                }
+                let mut whole = [O::from_f32(0.0); NR];
+                O::store(level, sums, self.scale, &mut whole);
+                out.copy_from_slice(&whole[..columns.len()]);
             }
         }
     }
 }
 
-impl Target<f32> {
+impl Target<'_, f32> {
     /// Adds what is stored to the first rows of a tile.
     ///
     /// # Safety
@@ -205,7 +207,7 @@ impl Task {
         self,
         terms: &[Term<'_, E>],
         scratch: &mut [E],
-        target: &Target<O>,
+        target: &Target<'_, O>,
     ) {
         let mut rest = scratch;
         let mut panels: [&[E]; MAX_TERMS] = [&[]; MAX_TERMS];
@@ -215,24 +217,28 @@ impl Task {
             *slot = panel;
             rest = tail;
         }
+        let mut segments: [Segment<E>; MAX_TERMS] = std::array::from_fn(|i| {
+            let (lda, k) = terms.get(i).map_or((0, 0), |term| (term.lda, term.k));
+            Segment { a: std::ptr::null(), lda, k, panel: panels[i].as_ptr() }
+        });
         let mut tile = [0.0; MR * NR];
-        let mut tiles = tiles(self.rows.clone());
+        let tiles = tiles(self.rows.clone());
         let count = tiles.len();
-        for (i, rows) in tiles.by_ref().enumerate() {
+        for (i, rows) in tiles.enumerate() {
             for term in terms {
                 term.source.fetch(&self.ahead, i, count);
             }
-            let segments: [Segment<E>; MAX_TERMS] = std::array::from_fn(|i| match terms.get(i) {
-                Some(term) => Segment {
-                    a: term.a[rows.start * term.lda..].as_ptr(),
-                    lda: term.lda,
-                    k: term.k,
-                    panel: panels[i].as_ptr(),
-                },
-                None => Segment { a: std::ptr::null(), lda: 0, k: 0, panel: std::ptr::null() },
-            });
+            for (term, segment) in terms.iter().zip(&mut segments) {
+                segment.a = term.a[rows.start * term.lda..].as_ptr();
+            }
+            let segments = &segments[..terms.len()];
             // SAFETY: a's and panels' lengths were checked against m, k and lda; at most 12 rows.
-            unsafe { E::tile(self.level, rows.len(), &segments[..terms.len()], &mut tile) };
+            unsafe {
+                match self.columns.len() <= NARROW {
+                    true => E::narrow_tile(self.level, rows.len(), segments, &mut tile),
+                    false => E::tile(self.level, rows.len(), segments, &mut tile),
+                }
+            };
             // SAFETY: rows and columns are inside the matrix, and this task's alone.
             unsafe { target.store(self.level, &tile, rows, &self.columns) };
         }

@@ -176,14 +176,14 @@ pub unsafe fn pack_nt(
     words / 8 * 8
 }
 
-/// Packs two bf16 rows of 32 into one row of pairs (the "nn" direction).
+/// Packs rows of bf16 two by two (the "nn" direction).
 ///
 /// # Safety
-/// `row0` and `row1` are readable and `panel` writable for 32 and 64 elements; the CPU has AVX2.
+/// As [`plain::pair_rows`]; the CPU has AVX2.
 #[target_feature(enable = "avx2")]
-pub unsafe fn pair_rows(row0: *const bf16, row1: *const bf16, panel: *mut bf16) {
+pub unsafe fn pair_rows(data: *const bf16, ld: usize, cols: usize, pairs: usize, panel: *mut bf16) {
     // SAFETY: the caller's promise.
-    unsafe { plain::pair_rows(row0, row1, panel) }
+    unsafe { plain::pair_rows(data, ld, cols, pairs, panel) }
 }
 
 /// How the values that an NF4 block's codes stand for are made, and looked up.

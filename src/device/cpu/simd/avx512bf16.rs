@@ -66,6 +66,52 @@ unsafe fn tile<E, const MR: usize>(segments: &[Segment<bf16>], out: &mut [f32; s
     }
 }
 
+/// [`super::GemmElement::narrow_tile`] for bf16.
+///
+/// # Safety
+/// As [`super::GemmElement::tile`]; the CPU has the level.
+pub unsafe fn narrow_tile_bf16(
+    rows: usize,
+    segments: &[Segment<bf16>],
+    out: &mut [f32; super::MR * NR],
+) {
+    // SAFETY: the caller's promise.
+    unsafe { by_rows!(rows, narrow_tile, bf16, segments, out) }
+}
+
+/// The first 16 columns of [`tile`]: `MR` sums, one load and `MR` broadcasts a pair.
+///
+/// # Safety
+/// As [`tile`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn narrow_tile<E, const MR: usize>(
+    segments: &[Segment<bf16>],
+    out: &mut [f32; super::MR * NR],
+) {
+    let mut acc = [_mm512_setzero_ps(); MR];
+    for segment in segments {
+        for pair in 0..segment.k.div_ceil(2) {
+            // SAFETY: the panel holds ceil(k / 2) rows of 128 bytes, row `r` of `a` holds k elements;
+            // the partner of an odd last one is a zero on both sides.
+            unsafe {
+                let b = as_bh(_mm512_loadu_si512(segment.panel.add(pair * 2 * NR).cast()));
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let a = segment.a.add(r * segment.lda + 2 * pair);
+                    let a = match 2 * pair + 1 < segment.k {
+                        true => a.cast::<i32>().read_unaligned(),
+                        false => i32::from(a.read().to_bits()),
+                    };
+                    *acc = _mm512_dpbf16_ps(*acc, as_bh(_mm512_set1_epi32(a)), b);
+                }
+            }
+        }
+    }
+    for (r, acc) in acc.iter().enumerate() {
+        // SAFETY: MR ≤ 12 rows of 32 floats.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(r * NR), *acc) };
+    }
+}
+
 #[inline(always)]
 fn as_bh(x: __m512i) -> __m512bh {
     // SAFETY: both are 512 bits without invalid patterns.

@@ -181,17 +181,21 @@ pub unsafe fn pack_nt(
     dwords / 16 * 16
 }
 
-/// Packs two bf16 rows of 32 into one row of pairs (the "nn" direction).
+/// Packs rows of bf16 two by two (the "nn" direction).
 ///
 /// # Safety
-/// `row0` and `row1` are readable and `panel` writable for 32 and 64 elements; AVX-512 BW.
-#[inline]
+/// As [`super::plain::pair_rows`]; the CPU has AVX-512 BW.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub unsafe fn pair_rows(row0: *const bf16, row1: *const bf16, panel: *mut bf16) {
-    // SAFETY: promised by the caller.
-    unsafe {
-        let (row0, row1) = (_mm512_loadu_si512(row0.cast()), _mm512_loadu_si512(row1.cast()));
-        store_pairs(row0, row1, panel);
+pub unsafe fn pair_rows(data: *const bf16, ld: usize, cols: usize, pairs: usize, panel: *mut bf16) {
+    let inside = u32::MAX >> (NR - cols);
+    for pair in 0..pairs {
+        // SAFETY: promised by the caller; columns outside are not read.
+        unsafe {
+            let row = data.add(2 * pair * ld);
+            let row0 = _mm512_maskz_loadu_epi16(inside, row.cast());
+            let row1 = _mm512_maskz_loadu_epi16(inside, row.add(ld).cast());
+            store_pairs(row0, row1, panel.add(pair * 2 * NR));
+        }
     }
 }
 

@@ -44,7 +44,7 @@ mod tile;
 use half::bf16;
 
 pub use chains::multiply_chains;
-pub use panel::{GemmElement, MR, NR, Nf4Codes, Segment, panel_len, rows_fit};
+pub use panel::{GemmElement, MR, NARROW, NR, Nf4Codes, Segment, panel_len, rows_fit};
 
 /// An instruction set of the CPU backend that this machine has, chosen once when the device is made.
 ///

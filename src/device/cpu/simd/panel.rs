@@ -14,6 +14,8 @@ use crate::device::cpu::Element;
 
 /// Columns of a panel.
 pub const NR: usize = 32;
+/// Columns of half a panel, which adapters of rank 16 fill.
+pub const NARROW: usize = NR / 2;
 /// Most rows of a register tile.
 pub const MR: usize = 12;
 
@@ -43,6 +45,21 @@ pub trait GemmElement: Element {
     /// For every segment: `rows` rows of `k` elements at pitch `lda` are readable from `a`, and
     /// [`panel_len`] elements from `panel`. `rows` is in 1..=12.
     unsafe fn tile(level: Level, rows: usize, segments: &[Segment<Self>], out: &mut [f32; MR * NR]);
+
+    /// As [`GemmElement::tile`], where only the first [`NARROW`] columns are wanted; the others may
+    /// hold anything. Same bits.
+    ///
+    /// # Safety
+    /// As [`GemmElement::tile`].
+    unsafe fn narrow_tile(
+        level: Level,
+        rows: usize,
+        segments: &[Segment<Self>],
+        out: &mut [f32; MR * NR],
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { Self::tile(level, rows, segments, out) }
+    }
 
     /// The level's decoder for [`GemmElement::nf4_nt`].
     ///
@@ -104,22 +121,20 @@ pub trait GemmElement: Element {
         check_columns(data.len(), ld, k, col0, cols);
         check_panel(panel, cols, k);
         let mut done = 0;
-        if cols == NR {
-            done = k / Self::GROUP * Self::GROUP;
-            for (i, words) in
-                panel.chunks_exact_mut(Self::GROUP * NR).enumerate().take(done / Self::GROUP)
-            {
-                let from = &data[i * Self::GROUP * ld + col0..];
-                if Self::GROUP == 1 {
-                    words.copy_from_slice(&from[..NR]);
-                } else {
-                    // SAFETY: two rows of 32 elements (checked above), 64 elements of the panel.
-                    unsafe {
-                        let (row, words) = (from.as_ptr().cast(), words.as_mut_ptr().cast());
-                        on!(level, pair_rows(row, row.add(ld), words))
-                    };
+        if cols > 0 && k >= Self::GROUP {
+            let (whole, from) = (k / Self::GROUP, &data[col0..]);
+            if Self::GROUP == 1 {
+                for (row, words) in from.chunks(ld).zip(panel.chunks_exact_mut(NR)).take(whole) {
+                    words[..cols].copy_from_slice(&row[..cols]);
+                    words[cols..].fill(Self::from_f32(0.0));
                 }
+            } else {
+                let (from, panel) = (from.as_ptr().cast(), panel.as_mut_ptr().cast());
+                // SAFETY: whole pairs of rows of `cols` elements from `from` on, and the panel's
+                // length (checked above); pairs are bf16.
+                unsafe { on!(level, pair_rows(from, ld, cols, whole, panel)) };
             }
+            done = whole * Self::GROUP;
         }
         plain::pack(done, k, cols, panel, |kk, column| data[kk * ld + col0 + column]);
     }
@@ -200,6 +215,22 @@ impl GemmElement for bf16 {
     ) {
         // SAFETY: the caller's promise; a level exists only where the CPU has its features.
         unsafe { on!(level, tile_bf16(rows, segments, out)) }
+    }
+
+    unsafe fn narrow_tile(
+        level: Level,
+        rows: usize,
+        segments: &[Segment<bf16>],
+        out: &mut [f32; MR * NR],
+    ) {
+        // Only dot products are fast enough for half the work to be half the time.
+        #[cfg(target_arch = "x86_64")]
+        if level.0 == super::Set::Avx512Bf16 {
+            // SAFETY: as for tile.
+            return unsafe { super::avx512bf16::narrow_tile_bf16(rows, segments, out) };
+        }
+        // SAFETY: as for tile.
+        unsafe { Self::tile(level, rows, segments, out) }
     }
 
     unsafe fn decode_nt<S: Fn(usize) -> f32>(

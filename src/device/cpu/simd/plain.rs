@@ -139,19 +139,29 @@ pub unsafe fn pack_nt(_: *const u8, _: usize, _: usize, _: usize, _: *mut u32) -
     0
 }
 
-/// Packs two rows of 32 into one row of pairs (the "nn" direction).
+/// Packs `pairs` pairs of rows at a pitch of `ld` (the "nn" direction), `cols` of 32 columns and zeros.
 ///
 /// # Safety
-/// `row0` and `row1` are readable for 32 elements, `panel` is writable for 64.
+/// `data` has these rows of `cols` ≤ 32 elements, `panel` is writable for `pairs` · 64 elements.
 #[inline(always)]
-pub unsafe fn pair_rows(row0: *const bf16, row1: *const bf16, panel: *mut bf16) {
-    // SAFETY: the caller's promise.
-    let (row0, row1, panel) = unsafe {
-        let rows = (row0.cast::<[bf16; NR]>(), row1.cast::<[bf16; NR]>());
-        (&*rows.0, &*rows.1, &mut *panel.cast::<[[bf16; 2]; NR]>())
-    };
-    for i in 0..NR {
-        panel[i] = [row0[i], row1[i]];
+pub unsafe fn pair_rows(data: *const bf16, ld: usize, cols: usize, pairs: usize, panel: *mut bf16) {
+    for pair in 0..pairs {
+        // SAFETY: the caller's promise.
+        let (rows, panel) = unsafe {
+            let row = |row: usize| std::slice::from_raw_parts(data.add(row * ld), cols);
+            let panel = panel.cast::<[[bf16; 2]; NR]>().add(pair);
+            ([row(2 * pair), row(2 * pair + 1)], &mut *panel)
+        };
+        if let [Ok(row0), Ok(row1)] = rows.map(<&[bf16; NR]>::try_from) {
+            for i in 0..NR {
+                panel[i] = [row0[i], row1[i]];
+            }
+        } else {
+            *panel = [[bf16::ZERO; 2]; NR];
+            for i in 0..cols {
+                panel[i] = [rows[0][i], rows[1][i]];
+            }
+        }
     }
 }
 
