@@ -28,7 +28,7 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::simd::prefetch::Source;
+use super::simd::prefetch::{Source, will_write};
 use super::simd::{MR, NARROW, NR, Segment, panel_len, rows_fit};
 use super::{Cpu, Element, GemmElement, Level};
 
@@ -231,6 +231,10 @@ impl Task {
             for (term, segment) in terms.iter().zip(&mut segments) {
                 segment.a = term.a[rows.start * term.lda..].as_ptr();
             }
+            for row in rows.clone() {
+                // SAFETY: inside the matrix, and this task's alone.
+                will_write(unsafe { target.row(row, &self.columns) });
+            }
             let segments = &segments[..terms.len()];
             // SAFETY: a's and panels' lengths were checked against m, k and lda; at most 12 rows.
             unsafe {
@@ -245,13 +249,16 @@ impl Task {
     }
 }
 
+/// Packs rows of b, and of those at most 32 columns, into a panel.
+type PackRows<'a, E> = dyn Fn(Range<usize>, Range<usize>, &mut [E]) + Sync + 'a;
+
 /// A product over a contraction too long for a panel to stay in L2.
 pub struct Long<'a, E> {
     pub a: &'a [E],
     pub lda: usize,
     pub k: usize,
     /// `pack(rows of b, columns, panel)` with at most [`LONG_K`] rows and 32 columns.
-    pub pack: &'a (dyn Fn(Range<usize>, Range<usize>, &mut [E]) + Sync),
+    pub pack: &'a PackRows<'a, E>,
     /// What `pack` reads.
     pub source: Source<'a>,
 }

@@ -85,7 +85,7 @@ pub unsafe fn narrow_tile_bf16(
 /// As [`tile`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn narrow_tile<E, const MR: usize>(
-    segments: &[Segment<bf16>],
+    segments: &[Segment<E>],
     out: &mut [f32; super::MR * NR],
 ) {
     let mut acc = [_mm512_setzero_ps(); MR];
@@ -94,12 +94,13 @@ unsafe fn narrow_tile<E, const MR: usize>(
             // SAFETY: the panel holds ceil(k / 2) rows of 128 bytes, row `r` of `a` holds k elements;
             // the partner of an odd last one is a zero on both sides.
             unsafe {
-                let b = as_bh(_mm512_loadu_si512(segment.panel.add(pair * 2 * NR).cast()));
+                let b =
+                    as_bh(_mm512_loadu_si512(segment.panel.cast::<u32>().add(pair * NR).cast()));
                 for (r, acc) in acc.iter_mut().enumerate() {
-                    let a = segment.a.add(r * segment.lda + 2 * pair);
+                    let a = segment.a.add(r * segment.lda + 2 * pair).cast::<u16>();
                     let a = match 2 * pair + 1 < segment.k {
                         true => a.cast::<i32>().read_unaligned(),
-                        false => i32::from(a.read().to_bits()),
+                        false => i32::from(a.read()),
                     };
                     *acc = _mm512_dpbf16_ps(*acc, as_bh(_mm512_set1_epi32(a)), b);
                 }

@@ -59,6 +59,30 @@ impl Source<'_> {
     }
 }
 
+/// Asks for the lines of a slice that will be written soon: a store to a line that is nowhere near waits for
+/// memory, and the stores behind it wait in line.
+#[inline(always)]
+pub fn will_write<T>(out: &mut [T]) {
+    let (start, bytes) = (out.as_ptr().cast::<u8>(), size_of_val(out));
+    for offset in (0..bytes).step_by(LINE) {
+        prefetch_first(start.wrapping_add(offset));
+    }
+    prefetch_first(start.wrapping_add(bytes.saturating_sub(1)));
+}
+
+/// Asks for a line to be brought into the first-level cache.
+#[inline(always)]
+fn prefetch_first(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint about any address; SSE is part of the target.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Asks for a line to be brought into the second-level cache.
 #[inline(always)]
 fn prefetch(address: *const u8) {
