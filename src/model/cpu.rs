@@ -13,7 +13,7 @@ use super::program::Group;
 use super::run::{Run, dims};
 use super::weights::Weights;
 use crate::adapter::Adapter;
-use crate::device::cpu::{Cpu, GemmElement, gemm};
+use crate::device::cpu::{Cpu, GemmElement, chunks_mut, gemm};
 use crate::device::memory::{Memory, Placement};
 use crate::ops::{adamw, attention, reduce, rope};
 
@@ -48,7 +48,7 @@ impl<E: GemmElement> CpuEngine<E> {
     ) -> Result<Self, EngineError> {
         let (cpu, weights) = (model.cpu.clone(), model.weights.clone());
         let config = &weights.config;
-        let copy = adapter.map(|adapter| AdapterCopy::new(config, adapter)).transpose()?;
+        let copy = adapter.map(|adapter| AdapterCopy::new(&cpu, config, adapter)).transpose()?;
         let columns = |layer: usize, group: Group| {
             copy.as_ref().map_or(0, |copy| copy.group(layer, group).columns)
         };
@@ -124,17 +124,18 @@ impl<E: GemmElement> CpuEngine<E> {
         params: &mut [f32],
     ) -> Result<Update, EngineError> {
         let Self { cpu, grads, m, v, adapter, .. } = self;
-        let non_finite = reduce::first_non_finite(cpu, grads);
-        if non_finite.is_some() {
+        // Squares of finite f32 cannot overflow in f64, so a finite sum says that all are.
+        let grad_norm = reduce::sum_of_squares(cpu, grads).sqrt();
+        if !grad_norm.is_finite() {
+            let non_finite = reduce::first_non_finite(cpu, grads);
             return Ok(Update { grad_norm: f64::NAN, non_finite });
         }
-        let grad_norm = reduce::sum_of_squares(cpu, grads).sqrt();
         let scale = reduce::clip_scale(grad_norm, max_grad_norm);
         adamw::step(cpu, hyper, scale, params, grads, m, v)?;
         if let Some(adapter) = adapter {
-            adapter.update(params);
+            adapter.update(cpu, params);
         }
-        Ok(Update { grad_norm, non_finite })
+        Ok(Update { grad_norm, non_finite: None })
     }
 
     /// The losses (−log p, nats) of the last run, one for each loss position.
@@ -160,8 +161,13 @@ impl<E: GemmElement> CpuEngine<E> {
     /// Rounds other parameters into the working copy that the ops read.
     pub fn set_params(&mut self, params: &[f32]) {
         if let Some(adapter) = &mut self.adapter {
-            adapter.update(params);
+            adapter.update(&self.cpu, params);
         }
+    }
+
+    /// Begins a new accumulation.
+    pub fn zero_grads(&mut self) {
+        self.cpu.blocks(chunks_mut(&mut self.grads, 1 << 16), |grads| grads.fill(0.0));
     }
 
     /// The accumulated gradients, laid out as the adapter's parameters.

@@ -197,7 +197,7 @@ impl<E: GemmElement> Engine<E> {
     /// Begins a new accumulation.
     pub fn zero_grads(&mut self) -> Result<(), EngineError> {
         match self {
-            Self::Cpu(engine) => engine.grads().fill(0.0),
+            Self::Cpu(engine) => engine.zero_grads(),
             #[cfg(feature = "cuda")]
             Self::Cuda(engine) => engine.zero_grads()?,
         }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::config::{Linear, LlamaConfig};
 use super::program::Group;
 use crate::adapter::{Adapter, LoraModule};
-use crate::device::cpu::Element;
+use crate::device::cpu::{Cpu, Element, chunks, pieces_mut};
 use crate::ops::lora_grad::Part;
 
 /// Ranks are padded to a multiple of this.
@@ -53,6 +53,24 @@ impl GroupLayout {
     /// The slot of a linear, if it is adapted.
     pub fn slot(&self, linear: Linear) -> Option<&Slot> {
         self.slots.iter().find(|(l, _)| *l == linear).map(|(_, slot)| slot)
+    }
+
+    /// Every A and B of the group: where the parameters go in the working copy.
+    fn placed(&self) -> impl Iterator<Item = Placed> {
+        self.slots.iter().flat_map(|(_, slot)| {
+            let LoraModule { in_features, out_features, a, b, .. } = slot.module;
+            let to = self.a + slot.column * in_features;
+            [
+                Placed { from: a, to, rows: slot.r, cols: in_features, pitch: in_features },
+                Placed {
+                    from: b,
+                    to: slot.b,
+                    rows: out_features,
+                    cols: slot.r,
+                    pitch: slot.padded(),
+                },
+            ]
+        })
     }
 
     /// Where the group's dA's go in the flat gradients.
@@ -162,23 +180,7 @@ impl AdapterLayout {
 
     /// Every A and B: where the parameters go in the working copy.
     pub fn placed(&self) -> impl Iterator<Item = Placed> {
-        let layouts = self.groups.iter().flatten();
-        let slots =
-            layouts.flat_map(|layout| layout.slots.iter().map(move |(_, slot)| (layout, slot)));
-        slots.flat_map(|(layout, slot)| {
-            let LoraModule { in_features, out_features, a, b, .. } = slot.module;
-            let to = layout.a + slot.column * in_features;
-            [
-                Placed { from: a, to, rows: slot.r, cols: in_features, pitch: in_features },
-                Placed {
-                    from: b,
-                    to: slot.b,
-                    rows: out_features,
-                    cols: slot.r,
-                    pitch: slot.padded(),
-                },
-            ]
-        })
+        self.groups.iter().flatten().flat_map(GroupLayout::placed)
     }
 }
 
@@ -186,27 +188,38 @@ impl AdapterLayout {
 pub struct AdapterCopy<E> {
     pub layout: AdapterLayout,
     data: Vec<E>,
+    /// Where each group's part of `data` ends, layer by layer.
+    ends: Vec<usize>,
 }
 
 impl<E: Element> AdapterCopy<E> {
     /// Lays out `adapter` for a model and copies its parameters.
-    pub fn new(config: &LlamaConfig, adapter: &Adapter) -> Result<Self, LayoutError> {
+    pub fn new(cpu: &Cpu, config: &LlamaConfig, adapter: &Adapter) -> Result<Self, LayoutError> {
         let layout = AdapterLayout::new(config, adapter)?;
-        let mut copy = Self { data: vec![E::from_f32(0.0); layout.len], layout };
-        copy.update(&adapter.params);
+        let begins = layout.groups.as_flattened().iter().skip(1).map(|group| group.a);
+        let ends = begins.chain([layout.len]).collect();
+        let mut copy = Self { data: vec![E::from_f32(0.0); layout.len], ends, layout };
+        copy.update(cpu, &adapter.params);
         Ok(copy)
     }
 
     /// Rounds the flat f32 parameters into the working copy.
-    pub fn update(&mut self, params: &[f32]) {
-        for Placed { from, to, rows, cols, pitch } in self.layout.placed() {
-            let source = params[from..from + rows * cols].chunks_exact(cols);
-            for (to, from) in self.data[to..].chunks_mut(pitch).zip(source) {
-                for (to, from) in to.iter_mut().zip(from) {
-                    *to = E::from_f32(*from);
+    pub fn update(&mut self, cpu: &Cpu, params: &[f32]) {
+        let groups = chunks(self.layout.groups.as_flattened(), 1);
+        cpu.blocks((groups, pieces_mut(&mut self.data, &self.ends)), |(group, data)| {
+            let group = &group[0];
+            for Placed { from, to, rows, cols, pitch } in group.placed() {
+                let source = &params[from..from + rows * cols];
+                let target = &mut data[to - group.a..];
+                if cols == pitch {
+                    E::round(cpu.level, source, &mut target[..rows * cols]);
+                    continue;
+                }
+                for (to, from) in target.chunks_mut(pitch).zip(source.chunks_exact(cols)) {
+                    E::round(cpu.level, from, &mut to[..cols]);
                 }
             }
-        }
+        });
     }
 
     /// All of it.

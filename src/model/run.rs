@@ -9,7 +9,7 @@ use super::kv_cache::KvCache;
 use super::lora_layout::{AdapterCopy, Slot};
 use super::program::{Group, Norm, Op};
 use super::weights::Weights;
-use crate::device::cpu::{Cpu, Element, GemmElement};
+use crate::device::cpu::{Cpu, Element, GemmElement, chunks_mut};
 use crate::device::memory::Memory;
 use crate::ops::{ShapeError, attention, rope};
 
@@ -62,7 +62,7 @@ impl<E: GemmElement> Run<'_, E> {
             Op::Scatter { x, out } => self.scatter(x, out),
             Op::Zero { x } => {
                 let ([], [x]) = self.memory.borrow([], [x]);
-                x.fill(0);
+                self.cpu.blocks(chunks_mut(x, 1 << 16), |x| x.fill(0));
                 Ok(())
             }
             Op::Loss { h, logits, losses, gradient: None } => self.loss(h, logits, losses),

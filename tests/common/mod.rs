@@ -19,14 +19,15 @@ pub use close::{assert_close, assert_same_bits, compare};
 pub use inputs::{DType, Rng, cases, cast, nan, pitched, size, to_f64};
 pub use tol::Tol;
 
-/// One device for each instruction set that this machine has, with one thread and with two.
+/// One device for each instruction set that this machine has, with one thread, with two and with four.
 pub struct Pair {
     pub one: Cpu,
     pub two: Cpu,
+    pub four: Cpu,
 }
 
 impl Pair {
-    /// Runs `f` on one thread and on two, and panics unless both give the same bits.
+    /// Runs `f` on one thread, on two and on four, and panics unless all give the same bits.
     #[track_caller]
     pub fn same_bits<T: bytemuck::Pod + std::fmt::Debug>(
         &self,
@@ -35,21 +36,26 @@ impl Pair {
     ) -> Vec<T> {
         let (one, two) = (f(&self.one), f(&self.two));
         assert_same_bits(&format!("{name} on {}, 1 and 2 threads", self.one.name()), &one, &two);
+        let four = f(&self.four);
+        assert_same_bits(&format!("{name} on {}, 1 and 4 threads", self.one.name()), &one, &four);
         two
     }
 }
 
-/// Every available instruction set, with one and two threads; made once per test binary.
+/// Every available instruction set, with one, two and four threads; made once per test binary.
 pub fn pairs() -> &'static [Pair] {
     static PAIRS: OnceLock<Vec<Pair>> = OnceLock::new();
     PAIRS.get_or_init(|| {
         Level::available()
-            .map(|level| Pair { one: Cpu::with_level(level, 1), two: Cpu::with_level(level, 2) })
+            .map(|level| {
+                let [one, two, four] = [1, 2, 4].map(|threads| Cpu::with_level(level, threads));
+                Pair { one, two, four }
+            })
             .collect()
     })
 }
 
-/// The devices of [`pairs`], one by one.
+/// The devices of [`pairs`] with one thread and with two, one by one.
 pub fn devices() -> impl Iterator<Item = &'static Cpu> {
     pairs().iter().flat_map(|pair| [&pair.one, &pair.two])
 }

@@ -43,10 +43,13 @@ fn same_bits_everywhere<E: GemmElement>() {
     let batches: Vec<&[MicroBatch]> = vec![&many, &few, &many, &few, &many];
     let separate = TrainerOptions { placement: Placement::Separate, ..OPTIONS };
     for pair in cpus().chunks(2) {
+        let four = Arc::new(Cpu::with_level(pair[0].level, 4));
         let first = steps::<E>(&pair[0], OPTIONS, &batches);
-        for other in
-            [steps::<E>(&pair[1], OPTIONS, &batches), steps::<E>(&pair[0], separate, &batches)]
-        {
+        for other in [
+            steps::<E>(&pair[1], OPTIONS, &batches),
+            steps::<E>(&four, OPTIONS, &batches),
+            steps::<E>(&pair[0], separate, &batches),
+        ] {
             assert_same_bits("losses", &first.0, &other.0);
             assert_same_bits("parameters", &first.1.params, &other.1.params);
         }

@@ -99,6 +99,40 @@ unsafe impl Blocks for Numbers {
     }
 }
 
+/// Pieces to write that end where a list says.
+pub struct PiecesMut<'a, T> {
+    data: *mut T,
+    ends: &'a [usize],
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+/// `data` in pieces, the first up to element `ends[0]`, the next from there to `ends[1]`, each for one
+/// task alone.
+pub fn pieces_mut<'a, T: Send>(data: &'a mut [T], ends: &'a [usize]) -> PiecesMut<'a, T> {
+    let inside = ends.last().is_none_or(|&end| end <= data.len());
+    assert!(inside && ends.is_sorted(), "pieces that overlap or go beyond the end");
+    PiecesMut { data: data.as_mut_ptr(), ends, borrow: PhantomData }
+}
+
+// SAFETY: threads get disjoint pieces through it.
+unsafe impl<T: Send> Sync for PiecesMut<'_, T> {}
+
+// SAFETY: the ends ascend, so pieces of different `i` don't overlap, and each is handed out once.
+unsafe impl<'a, T: Send> Blocks for PiecesMut<'a, T> {
+    type Block = &'a mut [T];
+
+    fn count(&self) -> usize {
+        self.ends.len()
+    }
+
+    unsafe fn block(&self, i: usize) -> &'a mut [T] {
+        let start = if i == 0 { 0 } else { self.ends[i - 1] };
+        // SAFETY: inside the slice, whose length the last end does not exceed; nobody else is given
+        // this piece.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), self.ends[i] - start) }
+    }
+}
+
 /// Side by side, as `zip` has them; all must have the same number of blocks.
 macro_rules! side_by_side {
     ($($part:ident $index:tt),+) => {
@@ -145,6 +179,19 @@ mod tests {
             assert_eq!(x, y);
             let want: Vec<u32> = x.chunks(8).map(|x| x.iter().sum()).collect();
             assert_eq!(sums, want);
+        }
+    }
+
+    #[test]
+    fn pieces_end_where_the_list_says() {
+        let mut y = [9; 8];
+        Cpu::new(2).blocks((chunks(&[1, 2, 3], 1), pieces_mut(&mut y, &[3, 3, 7])), |(i, y)| {
+            y.fill(i[0]);
+        });
+        assert_eq!(y, [1, 1, 1, 3, 3, 3, 3, 9]);
+        for ends in [[1, 9], [5, 4]] {
+            let refused = std::panic::catch_unwind(|| drop(pieces_mut(&mut [0; 8], &ends)));
+            assert!(refused.is_err(), "{ends:?}");
         }
     }
 

@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 
 use rayon::ThreadPool;
 
-pub use blocks::{Blocks, chunks, chunks_mut, numbers};
+pub use blocks::{Blocks, chunks, chunks_mut, numbers, pieces_mut};
 pub use element::Element;
 pub use simd::{GemmElement, Level, UnknownLevel};
 use team::Team;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use half::bf16;
 
 use crate::adapter::Adapter;
+use crate::device::cpu::Cpu;
 use crate::device::cuda::{Buf, Cuda};
 use crate::model::EngineError;
 use crate::model::config::LlamaConfig;
@@ -39,12 +40,13 @@ pub struct Training {
 impl GpuAdapter {
     /// Uploads it.
     pub fn new(
+        cpu: &Cpu,
         cuda: &Arc<Cuda>,
         config: &LlamaConfig,
         adapter: &Adapter,
         train: bool,
     ) -> Result<Self, EngineError> {
-        let host = AdapterCopy::<bf16>::new(config, adapter)?;
+        let host = AdapterCopy::<bf16>::new(cpu, config, adapter)?;
         let copy = cuda.upload(host.as_slice()).map_err(GpuError::from)?;
         let layout = host.layout;
         let training = train.then(|| Training::new(cuda, &layout, &adapter.params)).transpose()?;

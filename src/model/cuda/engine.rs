@@ -50,8 +50,9 @@ impl CudaEngine {
         let (cuda, config) = (gpu.cuda(), &model.weights.config);
         Needs::check_more(gpu, &model.weights, adapter, kind)?;
         let train = matches!(kind, Kind::Train { .. });
-        let device_adapter =
-            adapter.map(|adapter| GpuAdapter::new(cuda, config, adapter, train)).transpose()?;
+        let device_adapter = adapter
+            .map(|adapter| GpuAdapter::new(&model.cpu, cuda, config, adapter, train))
+            .transpose()?;
         let layout = device_adapter.as_ref().map(|adapter| &adapter.layout);
         let plan = needs::program(config, kind, &gpu.dispatch, layout);
         let until = gpu.cpu_until.as_ref().filter(|_| train);

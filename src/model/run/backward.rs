@@ -1,7 +1,7 @@
 //! The backward ops of a program: which slices of which buffers each one gets.
 
 use super::{Run, cut, cut_mut, dims, norm_weight, slot};
-use crate::device::cpu::GemmElement;
+use crate::device::cpu::{GemmElement, chunks_mut};
 use crate::device::memory::Buffer;
 use crate::model::config::Linear;
 use crate::model::llama::LOSS_CHUNK;
@@ -50,7 +50,7 @@ impl<E: GemmElement> Run<'_, E> {
         let ([x], [out]) = self.memory.borrow([x], [out]);
         let x = cut::<E>(x, self.p * hidden);
         let out = cut_mut::<E>(out, self.n * hidden);
-        out.fill(E::from_f32(0.0));
+        self.cpu.blocks(chunks_mut(out, 1 << 15), |out| out.fill(E::from_f32(0.0)));
         for (x, &row) in x.chunks_exact(hidden).zip(self.inputs.positions) {
             out[row as usize * hidden..][..hidden].copy_from_slice(x);
         }

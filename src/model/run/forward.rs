@@ -1,7 +1,7 @@
 //! The forward ops of a program: which slices of which buffers each one gets.
 
 use super::{Rotate, Run, cut, cut_mut, dims, norm_weight, slot};
-use crate::device::cpu::GemmElement;
+use crate::device::cpu::{GemmElement, chunks, chunks_mut};
 use crate::device::memory::Buffer;
 use crate::model::config::{Linear, LlamaConfig};
 use crate::model::kv_cache::KvCache;
@@ -11,6 +11,9 @@ use crate::ops::nf4_linear::LowRank;
 use crate::ops::{
     ShapeError, attention, cross_entropy, embedding, head, lora_down, nf4_linear, rms_norm, swiglu,
 };
+
+/// Rows in one task of a copy.
+const ROWS: usize = 16;
 
 impl<E: GemmElement> Run<'_, E> {
     pub(super) fn embedding(&mut self, out: Buffer) -> Result<(), ShapeError> {
@@ -189,9 +192,12 @@ impl<E: GemmElement> Run<'_, E> {
         let x = cut::<E>(x, self.n * hidden);
         let out = cut_mut::<E>(out, self.p * hidden);
         crate::ops::check_all_below("gather", "loss position", self.inputs.positions, self.n)?;
-        for (out, &row) in out.chunks_exact_mut(hidden).zip(self.inputs.positions) {
-            out.copy_from_slice(&x[row as usize * hidden..][..hidden]);
-        }
+        let blocks = (chunks_mut(out, ROWS * hidden), chunks(self.inputs.positions, ROWS));
+        self.cpu.blocks(blocks, |(out, positions)| {
+            for (out, &row) in out.chunks_exact_mut(hidden).zip(positions) {
+                out.copy_from_slice(&x[row as usize * hidden..][..hidden]);
+            }
+        });
         Ok(())
     }
 

@@ -262,8 +262,10 @@ mod tests {
         assert_eq!(max(&[f32::NAN, 1.0, f32::NAN]), 1.0);
         assert!(sum(&[1.0, f32::NAN], |v: f32| v).is_nan());
         assert!(sum_in_f64(&[f32::NAN; 200], |v: f32| v).is_nan());
-        // In f32 the sum would stay at 2^24.
-        let many = vec![1f32; (1 << 24) + 300];
-        assert_eq!(sum_in_f64(&many, |v| v), many.len() as f64);
+        // In f32 a lane would stay at 2^27: 8 is half of its unit in the last place.
+        let mut many = vec![1f32; 100 * CHAIN * LANES];
+        many[..CHAIN * LANES].fill(2f32.powi(24));
+        let want = (CHAIN * LANES) as f64 * (2f64.powi(24) + 99.0);
+        assert_eq!(sum_in_f64(&many, |v| v), want);
     }
 }
