@@ -65,7 +65,7 @@ pub fn quick_exp(x: f32) -> f32 {
     let p = 9.582_87e-3;
     let p = p * r + 5.590_646_7e-2;
     let p = p * r + 2.402_41e-1;
-    let p = p * r + 6.931_241_8e-1;
+    let p = p * r + 6.931_242e-1;
     let p = p * r + 1.0;
     // 2^(n-1) for n in -125..=128: the exponent's bits, 126 + n, are 1 at least.
     let n = shifted.to_bits().wrapping_sub(ROUND.to_bits());
