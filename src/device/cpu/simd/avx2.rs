@@ -1,5 +1,6 @@
 //! The shared primitives with AVX2 and fused multiply-add: sixteen registers of 8 lanes.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use half::bf16;
@@ -48,6 +49,15 @@ impl Vector for Ymm {
             Ymm(_mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(self.0), high)))
         }
     }
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn hidden(mut self) -> Self {
+        // SAFETY: no instruction.
+        unsafe {
+            asm!("/* {0} */", inout(ymm_reg) self.0, options(pure, nomem, nostack, preserves_flags))
+        };
+        self
+    }
     #[inline(always)]
     fn again<T>(pointer: *const T) -> *const T {
         again(pointer)
@@ -55,17 +65,16 @@ impl Vector for Ymm {
 }
 
 /// Up to six rows by 16 columns at a time, or two by 32: at most twelve of the sixteen registers hold
-/// sums.
+/// sums. Of bf16 five rows: both columns' widened words need registers too, and six would spill.
 ///
 /// # Safety
 /// As [`GemmElement::tile`]; the CPU has the level.
 #[inline(always)]
 unsafe fn tile<E: GemmElement>(rows: usize, segments: &[Segment<E>], out: &mut [f32; MR * NR]) {
-    // Strips of equal height: 8 rows as 4 + 4 keep more sums in flight than 6 + 2.
-    let strips = rows.div_ceil(6);
+    let most = if E::GROUP == 1 { 6 } else { 5 };
     let mut row = 0;
-    for strip in 0..strips {
-        let height = rows / strips + usize::from(strip < rows % strips);
+    while row < rows {
+        let height = most.min(rows - row);
         // SAFETY: the caller's promise; the heights sum up to `rows`.
         unsafe {
             match height {

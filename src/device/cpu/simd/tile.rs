@@ -38,6 +38,14 @@ pub trait Vector: Copy {
     /// # Safety
     /// See the trait.
     unsafe fn second(self) -> Self;
+    /// The same words, of which the compiler does not know that they are all one: it would shift the one
+    /// in a general register and broadcast it from there, which costs more than a broadcast from memory.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn hidden(self) -> Self {
+        self
+    }
     /// The same pointer, of which the compiler does not know that it is: what was read through one is
     /// read again through the other.
     fn again<T>(pointer: *const T) -> *const T {
@@ -169,7 +177,8 @@ unsafe fn add<V: Vector, const PART: usize, const R: usize, const W: usize>(
             *b = part::<V, PART>(*b);
         }
         for (r, sums) in sums.iter_mut().enumerate() {
-            let a = part::<V, PART>(V::splat(word(r)));
+            let words = V::splat(word(r));
+            let a = if PART == WHOLE { words } else { part::<V, PART>(words.hidden()) };
             for (sum, &b) in sums.iter_mut().zip(&b) {
                 *sum = a.multiply_add(b, *sum);
             }
