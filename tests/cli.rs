@@ -83,6 +83,7 @@ fn help_is_as_it_was() {
     }
     check_help(dir.path(), &["bench", "--help"]);
     check_help(dir.path(), &["bench", "train", "--help"]);
+    check_help(dir.path(), &["bench", "generate", "--help"]);
     let output = run(dir.path(), &["init"]);
     check_snapshot("init.toml", &stdout(&output));
 }
@@ -432,4 +433,31 @@ fn a_benchmark_says_how_fast_and_where_the_time_goes() {
     let text = with(&["--lengths", "lengths.txt", "--micro-batch-tokens", "42", "--steps", "2"]);
     assert!(text.contains("37 tokens in"), "{text}");
     assert!(text.contains("% of the peak of") && text.contains("attention backward"), "{text}");
+}
+
+#[test]
+fn a_benchmark_of_generation_has_both_rates() {
+    let dir = project();
+    let model = tiny().display().to_string();
+    let bench = ["bench", "generate", "--model", &model, "--device", "cpu", "--rounds", "2"];
+    // More prompt tokens than one run reads: the first rows are ahead when the last one begins.
+    let shape = ["--rows", "40", "--prompt", "30", "--new", "3"];
+    let output = run(dir.path(), &[&bench[..], &shape, &["--json"]].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = stdout(&output);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for key in ["prefill_tok_s", "decode_tok_s", "rss_gb"] {
+        assert!(line[key].as_f64().unwrap_or_else(|| panic!("{key}: {text}")) > 0.0, "{text}");
+    }
+    assert_eq!((&line["rows"], &line["prompt"]), (&40.into(), &30.into()));
+    assert_eq!(line["new"], 3);
+    for phase in ["prefill", "decode"] {
+        let ops = line["seconds_per_op"][phase].as_object().unwrap();
+        assert!(ops.contains_key("nf4_linear") && ops.contains_key("outside ops"), "{text}");
+    }
+    let text = stdout(&run(dir.path(), &bench));
+    assert!(text.contains("prefill") && text.contains("attention (cached)"), "{text}");
+    let (code, text) = refusal(dir.path(), &[&bench[..], &["--prompt", "1000000"]].concat());
+    assert!(code == 1 && text.contains("the model takes"), "{code}: {text}");
 }

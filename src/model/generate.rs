@@ -82,12 +82,18 @@ impl<E: GemmElement> Generator<E> {
         rows: usize,
         capacity: usize,
     ) -> Result<Self, EngineError> {
-        /// Prompt tokens read in one run, beside a token of each decoding row.
-        const PREFILL: usize = 256;
+        /// Prompt tokens read in one run, beside a token of each decoding row: enough that decoding a
+        /// weight for them is a small part of the run, few enough that their activations stay in cache.
+        const PREFILL: usize = 512;
         let cache = KvCache::new(model, rows, capacity)?;
         let kind = Kind::Generate { tokens: rows + PREFILL, rows };
         let engine = Engine::new(model, adapter, kind, Placement::Packed)?;
         Ok(Self { engine, cache })
+    }
+
+    /// The most tokens, of prompts and answers together, that go through the model at once.
+    pub fn tokens_per_run(&self) -> usize {
+        self.engine.capacity()
     }
 
     /// Seconds spent in each kind of op so far.
@@ -230,17 +236,35 @@ impl<E: GemmElement> Generator<E> {
     }
 }
 
-/// Chooses a token; `None` when a logit is NaN.
-fn sample(logits: &[f32], sampling: &Sampling, place: u64) -> Option<u32> {
-    let mut best = 0;
-    for (i, &x) in logits.iter().enumerate() {
-        if x.is_nan() {
+/// The largest logit's place, of equal ones the first; `None` when one is NaN.
+fn most_likely(logits: &[f32]) -> Option<usize> {
+    /// A block that stays in cache between its two looks; its largest is found lane by lane.
+    const BLOCK: usize = 1024;
+    let (mut best, mut largest) = (0, f32::NEG_INFINITY);
+    for (i, block) in logits.chunks(BLOCK).enumerate() {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        let mut nan = false;
+        for sixteen in block.chunks(16) {
+            for (lane, &x) in lanes.iter_mut().zip(sixteen) {
+                nan |= x.is_nan();
+                *lane = if x > *lane { x } else { *lane };
+            }
+        }
+        if nan {
             return None;
         }
-        if x > logits[best] {
-            best = i;
+        let most = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        if most > largest {
+            largest = most;
+            best = i * BLOCK + block.iter().position(|&x| x == most).unwrap_or(0);
         }
     }
+    Some(best)
+}
+
+/// Chooses a token; `None` when a logit is NaN.
+fn sample(logits: &[f32], sampling: &Sampling, place: u64) -> Option<u32> {
+    let best = most_likely(logits)?;
     if sampling.temperature <= 0.0 || sampling.top_k == 1 {
         return Some(best as u32);
     }
@@ -273,4 +297,25 @@ fn sample(logits: &[f32], sampling: &Sampling, place: u64) -> Option<u32> {
         }
     }
     weights[..count].last().map(|&(token, _)| token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::most_likely;
+
+    #[test]
+    fn the_first_of_the_largest_logits() {
+        for len in [1usize, 5, 16, 1000, 1024, 1025, 5000] {
+            for place in [0, len / 3, len - 1] {
+                let mut logits: Vec<f32> = (0..len).map(|i| -((i % 7) as f32) - 1.0).collect();
+                logits[place] = -0.5;
+                assert_eq!(most_likely(&logits), Some(place), "{place} of {len}");
+                logits[len - 1] = -0.5;
+                assert_eq!(most_likely(&logits), Some(place), "{place} and the last of {len}");
+                logits[len / 2] = f32::NAN;
+                assert_eq!(most_likely(&logits), None, "a NaN among {len}");
+            }
+            assert_eq!(most_likely(&vec![f32::NEG_INFINITY; len]), Some(0));
+        }
+    }
 }

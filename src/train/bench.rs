@@ -185,7 +185,7 @@ fn random_documents(vocab: usize, lengths: &[usize]) -> Dataset {
 }
 
 /// The mean step: what each kind of op took, and what none of them did.
-fn seconds_per_op(
+pub(super) fn seconds_per_op(
     begin: &[(&'static str, f64)],
     end: &[(&'static str, f64)],
     step_seconds: &[f64],

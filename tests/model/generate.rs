@@ -65,9 +65,9 @@ fn greedy_tokens_are_the_most_likely_of_full_forward_passes() {
 fn rows_are_alone<E: GemmElement>(sampling: &Sampling) {
     let adapter = adapter(&weights(64, true).config, 5, &Linear::ALL, 2);
     let adapter = Some(&adapter);
-    // Longer and shorter than what one run reads of prompts (256), and more than there are rows.
-    let prompts = documents(&[3, 400, 1, 64, 300, 2, 65, 17], 2);
-    let run = |rows, prompts: &[Vec<u32>]| generate::<E>(adapter, rows, 440, prompts, sampling, 40);
+    // Longer and shorter than what one run reads of prompts (512), and more than there are rows.
+    let prompts = documents(&[3, 550, 1, 64, 300, 2, 65, 17], 2);
+    let run = |rows, prompts: &[Vec<u32>]| generate::<E>(adapter, rows, 600, prompts, sampling, 40);
     let all = run(8, &prompts);
     assert!(all.iter().all(|answer| answer.len() == 40));
     for rows in [1, 2, 3, 11] {

@@ -1,13 +1,13 @@
 //! head against its f64 reference.
 
-use dayrun::device::cpu::GemmElement;
+use dayrun::device::cpu::{Cpu, GemmElement};
 use dayrun::ops::head::{backward, forward, reference};
 use half::bf16;
 use proptest::prelude::*;
 
 use crate::common::{
-    DType, Rng, Tol, abs_dot, abs_product, assert_close, cases, cast, devices, dot,
-    finite_difference, nan, pairs, size,
+    DType, Rng, Tol, abs_dot, abs_product, assert_close, assert_same_bits, cases, cast, devices,
+    dot, finite_difference, nan, pairs, size,
 };
 
 fn matches_reference<E: GemmElement + Into<f64>>(m: usize, hidden: usize, vocab: usize, seed: u64) {
@@ -69,6 +69,38 @@ fn sums_of_several_stretches() {
         matches_reference::<f32>(m, hidden, vocab, 7);
         matches_reference::<bf16>(m, hidden, vocab, 8);
     }
+}
+
+/// Few rows have the bits that they have among many, at odd sizes and at widths that are no pairs.
+#[test]
+fn few_rows_have_the_bits_they_have_among_many() {
+    const MANY: usize = 20;
+    fn check<E: GemmElement>(hidden: usize, vocab: usize) {
+        let mut rng = Rng::new((hidden * 1000 + vocab) as u64);
+        let h = cast::<E>(&rng.values(MANY * hidden, 1.0));
+        let w = cast(&rng.values(vocab * hidden, 0.5));
+        for pair in pairs() {
+            let run = |cpu: &Cpu, first: usize, m: usize| {
+                let mut logits = nan::<f32>(m * vocab);
+                let h = &h[first * hidden..(first + m) * hidden];
+                forward(cpu, m, hidden, h, &w, &mut logits).unwrap();
+                logits
+            };
+            let many = run(&pair.one, 0, MANY);
+            for m in 1..=10 {
+                let few = pair.same_bits("few rows", |cpu| run(cpu, m % 7, m));
+                let name = format!("{m} rows of {vocab}x{hidden} on {}", pair.one.name());
+                assert_same_bits(&name, &few, &many[m % 7 * vocab..(m % 7 + m) * vocab]);
+            }
+        }
+    }
+    for (hidden, vocab) in [(576, 259), (32, 32), (64, 1), (2, 33), (46, 100), (100, 31), (33, 70)]
+    {
+        check::<bf16>(hidden, vocab);
+        check::<f32>(hidden, vocab);
+    }
+    matches_reference::<bf16>(1, 576, 259, 1);
+    matches_reference::<bf16>(5, 130, 77, 1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! nf4_linear against its f64 reference, and the decode that feeds it, bit for bit.
 
 use dayrun::device::cpu::simd::{NR, Nf4Codes, panel_len};
-use dayrun::device::cpu::{Element, GemmElement, Level};
+use dayrun::device::cpu::{Cpu, Element, GemmElement, Level};
 use dayrun::ops::nf4_linear::{BackwardTerm, LowRank, backward, forward, reference};
 use dayrun::quant::nf4::{BLOCK, CODEBOOK, NESTED_BLOCK};
 use dayrun::quant::{Absmax, Nf4Matrix};
@@ -238,11 +238,63 @@ proptest! {
 #[test]
 fn sums_past_the_scratch_of_one_width_and_rows_past_one_stretch() {
     // More panels than tasks, and rows in several stretches.
-    for (m, n_in, n_out) in [(3, 64, 1100), (400, 128, 33), (200, 1000, 40)] {
+    for (m, n_in, n_out) in
+        [(1, 576, 200), (3, 64, 1100), (8, 640, 97), (400, 128, 33), (200, 1000, 40)]
+    {
         let s = Shape { m, n_in, n_out, r: 16, gap: 0, nested: true, seed: 5 };
         forward_matches::<f32>(s);
         forward_matches::<bf16>(s);
         backward_matches::<bf16>(s, 1);
+    }
+}
+
+/// A row's result has the bits that it has beside many others, at every number of rows: whichever way
+/// few rows go, and on every instruction set.
+fn few_rows_are_rows_of_many<E: GemmElement>(n_in: usize, n_out: usize, r: usize, nested: bool) {
+    const MANY: usize = 21;
+    let mut rng = Rng::new((n_in * 1000 + n_out + r) as u64);
+    let w = matrix(&mut rng, n_out, n_in, nested);
+    let (ld, x) = (r + 3, cast::<E>(&rng.values(MANY * n_in, 1.0)));
+    let left = pitched::<E>(&rng.values(MANY * r, 1.0), r, ld);
+    let right = cast::<E>(&rng.values(n_out * r, 0.5));
+    for pair in pairs() {
+        let run = |cpu: &Cpu, first: usize, m: usize, adapted: bool| {
+            let lora = LowRank { left: &left[first * ld..], ld, r, right: &right };
+            let mut y = nan::<E>(m * n_out);
+            let x = &x[first * n_in..(first + m) * n_in];
+            forward(cpu, m, x, &w, adapted.then_some(lora), &mut y).unwrap();
+            y
+        };
+        for adapted in [false, true] {
+            let many = run(&pair.one, 0, MANY, adapted);
+            for m in 1..=12 {
+                let first = m % 5;
+                let few = pair.same_bits("few rows", |cpu| run(cpu, first, m, adapted));
+                let name = format!("{m} rows of {n_out}x{n_in}, r {r}, on {}", pair.one.name());
+                assert_same_bits(&name, &few, &many[first * n_out..(first + m) * n_out]);
+            }
+        }
+    }
+}
+
+#[test]
+fn few_rows_have_the_bits_they_have_among_many() {
+    // Whole panels and parts, blocks of scales past one look-up (32), widths with blocks that straddle
+    // rows, ranks that are no pairs.
+    for (n_in, n_out, r, nested) in [
+        (64, 1, 2, false),
+        (64, 32, 16, true),
+        (576, 192, 16, true),
+        (192, 100, 8, true),
+        (2112, 33, 6, true),
+        (64 * 70, 47, 2, false),
+        (96, 40, 16, true),
+        (100, 31, 4, false),
+        (128, 65, 3, true),
+        (7, 5, 1, true),
+    ] {
+        few_rows_are_rows_of_many::<bf16>(n_in, n_out, r, nested);
+        few_rows_are_rows_of_many::<f32>(n_in, n_out, r, nested);
     }
 }
 
@@ -252,6 +304,12 @@ fn no_rows_are_no_work_and_nan_stays_in_its_row() {
     for cpu in devices() {
         forward::<f32>(cpu, 0, &[], &w, None, &mut []).unwrap();
         backward::<bf16>(cpu, 0, &[BackwardTerm { dy: &[], w: &w, lora: None }], &mut []).unwrap();
+        // In bf16 as in f32.
+        let mut x = vec![bf16::ONE; 3 * 64];
+        x[64 + 5] = bf16::NAN;
+        let mut y = vec![bf16::ZERO; 3 * 40];
+        forward(cpu, 3, &x, &w, None, &mut y).unwrap();
+        assert!((0..120).all(|i| y[i].is_nan() == (i / 40 == 1)), "on {}", cpu.name());
         let mut x = vec![1f32; 3 * 64];
         x[64 + 5] = f32::NAN;
         let mut y = vec![0f32; 3 * 40];

@@ -1,5 +1,6 @@
 //! `dayrun bench`: how fast this machine is, on random tokens.
 
+mod generate;
 mod train;
 
 use std::path::PathBuf;
@@ -12,11 +13,12 @@ use crate::config::{ComputeDtype, RunFile, Threads};
 use crate::train::Base;
 use crate::train::device::Request;
 
-/// Measure how fast this machine trains.
+/// Measure how fast this machine trains and generates.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  dayrun bench train --model models/smol --batch 4 --seq 256     tokens a second of training")]
+  dayrun bench train --model models/smol --batch 4 --seq 256     tokens a second of training
+  dayrun bench generate --model models/smol --rows 32            reading prompts, and answering")]
 pub struct Args {
     #[command(subcommand)]
     what: What,
@@ -25,11 +27,13 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum What {
     Train(train::Args),
+    Generate(generate::Args),
 }
 
 pub(super) fn run(args: &Args, terminal: &Terminal) -> Result<ExitCode, Failure> {
     match &args.what {
         What::Train(args) => train::run(args, terminal),
+        What::Generate(args) => generate::run(args, terminal),
     }
 }
 

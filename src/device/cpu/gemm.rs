@@ -24,6 +24,8 @@
 //! Sums run over terms and k in order, in f32 registers, and are rounded once. Work is cut by `m` and
 //! `n` alone, so any number of threads gives the same bits.
 
+mod few;
+
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -31,6 +33,8 @@ use std::ops::Range;
 use super::simd::prefetch::{Source, will_write};
 use super::simd::{MR, NARROW, NR, Segment, panel_len, rows_fit};
 use super::{Cpu, Element, GemmElement, Level};
+
+pub use few::{as_few, few};
 
 /// One term of the sum: `a[m, 0..k]` at pitch `lda`, and how to pack 32 columns of its `b`.
 pub struct Term<'a, E> {

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use half::bf16;
 
-use crate::device::cpu::gemm::{Long, Out, Term, gemm, gemm_long};
+use crate::device::cpu::gemm::{Long, Out, Term, as_few, few, gemm, gemm_long};
+use crate::device::cpu::simd::dot::add_bf16;
 use crate::device::cpu::simd::prefetch::Source;
 use crate::device::cpu::{Cpu, GemmElement};
 
@@ -17,6 +18,12 @@ pub fn forward<E: GemmElement>(
     logits: &mut [f32],
 ) {
     let vocab = w.len() / hidden;
+    if let Some(h) = as_few(cpu, m, h, hidden, hidden) {
+        let out = Out { data: logits, ld: vocab, scale: 1.0 };
+        return few(cpu, m, vocab, out, |row, rows, sums| {
+            add_bf16(cpu.level, w, hidden, row, rows, h, sums);
+        });
+    }
     let pack = |columns: Range<usize>, panel: &mut [E]| {
         E::pack_nt_bf16(cpu.level, w, hidden, columns.start, columns.len(), hidden, panel);
     };

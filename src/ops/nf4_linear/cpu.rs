@@ -18,6 +18,9 @@ pub fn forward<E: GemmElement>(
     lora: Option<LowRank<'_, E>>,
     y: &mut [E],
 ) {
+    if super::few::forward(cpu, m, x, w, lora, y) {
+        return;
+    }
     let (level, n, k) = (cpu.level, w.rows, w.cols);
     let base = |columns: Range<usize>, panel: &mut [E]| {
         decode(level, w, Direction::Nt, columns, panel);

@@ -8,12 +8,16 @@
 //! Errors: [`ShapeError`] when a buffer does not fit.
 //! Source: Dettmers et al. 2023 (arXiv 2305.14314), eq. 5; Hu et al. 2021 (arXiv 2106.09685).
 //!
+//! On the CPU up to eight rows of bf16 are multiplied without panels (see few.rs), where the instruction
+//! set has that; the bits are those of many rows, so a row does not depend on what is beside it.
+//!
 //! Why the adapter is a second stretch of the contraction: added to y afterwards it would cost a
 //! second read and write of y and one more rounding.
 
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod few;
 #[doc(hidden)]
 pub mod reference;
 

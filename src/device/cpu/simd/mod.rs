@@ -35,6 +35,7 @@ mod avx512bf16;
 mod avx512f;
 mod chains;
 pub mod convert;
+pub mod dot;
 pub mod math;
 pub mod panel;
 mod plain;

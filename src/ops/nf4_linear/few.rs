@@ -1,0 +1,54 @@
+//! The forward for few rows (decoding): the weight's rows are decoded in registers, once.
+
+use super::LowRank;
+use crate::device::cpu::gemm::{Out, as_few, few};
+use crate::device::cpu::simd::Nf4Codes;
+use crate::device::cpu::simd::dot::{Sums, add_bf16, add_nf4};
+use crate::device::cpu::{Cpu, GemmElement};
+use crate::quant::nf4::{BLOCK, CODEBOOK, NESTED_BLOCK};
+use crate::quant::{Absmax, Nf4Matrix};
+
+/// y = x·Wᵀ + V·Bᵀ with the bits of the tile GEMM; false where this is not the way, and nothing is done.
+pub fn forward<E: GemmElement>(
+    cpu: &Cpu,
+    m: usize,
+    x: &[E],
+    w: &Nf4Matrix,
+    lora: Option<LowRank<'_, E>>,
+    y: &mut [E],
+) -> bool {
+    let (level, k) = (cpu.level, w.cols);
+    let x = as_few(cpu, m, x, k, k).filter(|_| k.is_multiple_of(BLOCK));
+    let adapter = match lora {
+        None => None,
+        Some(LowRank { left, ld, r, right }) => {
+            let Some(left) = as_few(cpu, m, left, ld, r) else { return false };
+            Some((left, r, bytemuck::cast_slice(right)))
+        }
+    };
+    let Some(x) = x else { return false };
+    let out = Out { data: y, ld: w.rows, scale: 1.0 };
+    few(cpu, m, w.rows, out, |row, rows, sums: &mut Sums| {
+        let codes = &w.codes[..];
+        // The match is out here, so that the inner loop is compiled for each kind of scales.
+        match &w.absmax {
+            Absmax::Plain(absmax) => {
+                let scale = |block: usize| absmax[block];
+                let nf4 = Nf4Codes { codes, rows: w.rows, cols: k, scale, codebook: &CODEBOOK };
+                add_nf4(level, &nf4, row, rows, x, sums);
+            }
+            Absmax::Nested { codes: nested, absmax2, offset, map } => {
+                let (nested, offset) = (&nested[..], *offset);
+                let scale = |block: usize| {
+                    map[nested[block] as usize] * absmax2[block / NESTED_BLOCK] + offset
+                };
+                let nf4 = Nf4Codes { codes, rows: w.rows, cols: k, scale, codebook: &CODEBOOK };
+                add_nf4(level, &nf4, row, rows, x, sums);
+            }
+        }
+        if let Some((left, r, right)) = adapter {
+            add_bf16(level, right, r, row, rows, left, sums);
+        }
+    });
+    true
+}
