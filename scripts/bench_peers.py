@@ -63,17 +63,18 @@ class Bench:
         return command, env or {}
 
     def tuned(self, batch, seq):
-        """The words of the tuned peer, compiled where --no-compile does not forbid it."""
+        """The words of the tuned peer, compiled unless --no-compile forbids what --folder lacks."""
         words = [*TUNED, "--batch", batch, "--seq", seq]
-        if self.options.no_compile or not self.wanted("peer tuned"):
+        if not self.wanted("peer tuned"):
             return words
-        words += ["--compile", "both"]
-        command, env = self.peer("train.py", *words, "--warmup", 1, "--steps", 1, env=tcmalloc())
         done = self.folder / "inductor" / f"done-{batch}x{seq}"
-        if done.exists() or self.measure(command, env, under=""):
-            done.touch()
-            return words
-        return words[:-2]
+        compiled = [*words, "--compile", "both"]
+        if not done.exists() and not self.options.no_compile:
+            command, env = self.peer("train.py", *compiled, "--warmup", 1, "--steps", 1, env=tcmalloc())
+            if self.measure(command, env, under=""):
+                done.touch()
+        print(f"  the tuned peer is {'' if done.exists() else 'not '}compiled", flush=True)
+        return compiled if done.exists() else words
 
     def wanted(self, name):
         return not self.options.only or any(part in name for part in self.options.only)
@@ -180,7 +181,7 @@ def main():
     parser.add_argument("--python", default=sys.executable, help="with requirements-golden.txt installed")
     parser.add_argument("--llama-python", help="with llama-cpp-python installed")
     parser.add_argument("--only", nargs="+", help="contestants whose names have one of these parts")
-    parser.add_argument("--no-compile", action="store_true", help="the tuned peer without torch.compile")
+    parser.add_argument("--no-compile", action="store_true", help="compile nothing that --folder lacks")
     parser.add_argument("--folder", type=Path, help="keeps the base in bf16 there from run to run")
     parser.add_argument("--under", default="", help='a command to measure under, e.g. "chrt -f 1"')
     parser.add_argument("--json", help="appends a line for every measurement")
