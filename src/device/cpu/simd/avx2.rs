@@ -371,9 +371,11 @@ unsafe fn nf4_nt<D: Decoder, S: Fn(usize) -> f32>(
                         let bytes = bytes.as_ptr().cast::<__m128i>();
                         let low = D::look_up(nibbles(_mm_loadu_si128(bytes)), table);
                         let high = D::look_up(nibbles(_mm_loadu_si128(bytes.add(1))), table);
-                        for i in 0..D::REGISTERS {
-                            squares[i][j] = low[i];
-                            squares[D::REGISTERS + i][j] = high[i];
+                        let halves = squares.chunks_mut(D::REGISTERS).zip([low, high]);
+                        for (squares, words) in halves {
+                            for (square, word) in squares.iter_mut().zip(words) {
+                                square[j] = word;
+                            }
                         }
                     }
                 }

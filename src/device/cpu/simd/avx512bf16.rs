@@ -16,7 +16,7 @@ use super::{NR, Nf4Codes, Segment};
 /// As [`super::GemmElement::tile`]; the CPU has the level.
 pub unsafe fn tile_bf16(rows: usize, segments: &[Segment<bf16>], out: &mut [f32; super::MR * NR]) {
     // SAFETY: the caller's promise.
-    unsafe { by_rows!(rows, tile, bf16, segments, out) }
+    unsafe { by_rows!(rows, tile, segments, out) }
 }
 
 /// `MR` rows by 32 columns: 2·MR accumulators stay in registers over all segments.
@@ -24,7 +24,7 @@ pub unsafe fn tile_bf16(rows: usize, segments: &[Segment<bf16>], out: &mut [f32;
 /// # Safety
 /// As `simd::tile`; the CPU has AVX-512 F and BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn tile<E, const MR: usize>(segments: &[Segment<bf16>], out: &mut [f32; super::MR * NR]) {
+unsafe fn tile<const MR: usize>(segments: &[Segment<bf16>], out: &mut [f32; super::MR * NR]) {
     let mut acc = [[_mm512_setzero_ps(); 2]; MR];
     for segment in segments {
         let mut panel = segment.panel.cast::<u8>();
@@ -76,7 +76,7 @@ pub unsafe fn narrow_tile_bf16(
     out: &mut [f32; super::MR * NR],
 ) {
     // SAFETY: the caller's promise.
-    unsafe { by_rows!(rows, narrow_tile, bf16, segments, out) }
+    unsafe { by_rows!(rows, narrow_tile, segments, out) }
 }
 
 /// The first 16 columns of [`tile`]: `MR` sums, one load and `MR` broadcasts a pair.
@@ -84,8 +84,8 @@ pub unsafe fn narrow_tile_bf16(
 /// # Safety
 /// As [`tile`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn narrow_tile<E, const MR: usize>(
-    segments: &[Segment<E>],
+unsafe fn narrow_tile<const MR: usize>(
+    segments: &[Segment<bf16>],
     out: &mut [f32; super::MR * NR],
 ) {
     let mut acc = [_mm512_setzero_ps(); MR];

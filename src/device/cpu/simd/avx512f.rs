@@ -69,22 +69,23 @@ unsafe fn tile<E: super::GemmElement, const R: usize>(
     unsafe { block::<Zmm, E, R, 2>(0, 0, segments, out) }
 }
 
-/// Calls one of twelve instances of a tile that is generic over its height.
+/// Calls one of twelve instances of a tile that is generic over its height, and over its element where
+/// one is named.
 macro_rules! by_rows {
-    ($rows:expr, $tile:ident, $element:ty, $segments:expr, $out:expr) => {
+    ($rows:expr, $tile:ident $(<$element:ty>)?, $segments:expr, $out:expr) => {
         match $rows {
-            1 => $tile::<$element, 1>($segments, $out),
-            2 => $tile::<$element, 2>($segments, $out),
-            3 => $tile::<$element, 3>($segments, $out),
-            4 => $tile::<$element, 4>($segments, $out),
-            5 => $tile::<$element, 5>($segments, $out),
-            6 => $tile::<$element, 6>($segments, $out),
-            7 => $tile::<$element, 7>($segments, $out),
-            8 => $tile::<$element, 8>($segments, $out),
-            9 => $tile::<$element, 9>($segments, $out),
-            10 => $tile::<$element, 10>($segments, $out),
-            11 => $tile::<$element, 11>($segments, $out),
-            _ => $tile::<$element, 12>($segments, $out),
+            1 => $tile::<$($element,)? 1>($segments, $out),
+            2 => $tile::<$($element,)? 2>($segments, $out),
+            3 => $tile::<$($element,)? 3>($segments, $out),
+            4 => $tile::<$($element,)? 4>($segments, $out),
+            5 => $tile::<$($element,)? 5>($segments, $out),
+            6 => $tile::<$($element,)? 6>($segments, $out),
+            7 => $tile::<$($element,)? 7>($segments, $out),
+            8 => $tile::<$($element,)? 8>($segments, $out),
+            9 => $tile::<$($element,)? 9>($segments, $out),
+            10 => $tile::<$($element,)? 10>($segments, $out),
+            11 => $tile::<$($element,)? 11>($segments, $out),
+            _ => $tile::<$($element,)? 12>($segments, $out),
         }
     };
 }
@@ -96,7 +97,7 @@ pub(super) use by_rows;
 /// As [`super::GemmElement::tile`]; the CPU has the level.
 pub unsafe fn tile_bf16(rows: usize, segments: &[Segment<bf16>], out: &mut [f32; super::MR * NR]) {
     // SAFETY: the caller's promise.
-    unsafe { by_rows!(rows, tile, bf16, segments, out) }
+    unsafe { by_rows!(rows, tile<bf16>, segments, out) }
 }
 
 /// [`super::GemmElement::tile`] for f32.
@@ -105,7 +106,7 @@ pub unsafe fn tile_bf16(rows: usize, segments: &[Segment<bf16>], out: &mut [f32;
 /// As [`super::GemmElement::tile`]; the CPU has the level.
 pub unsafe fn tile_f32(rows: usize, segments: &[Segment<f32>], out: &mut [f32; super::MR * NR]) {
     // SAFETY: the caller's promise.
-    unsafe { by_rows!(rows, tile, f32, segments, out) }
+    unsafe { by_rows!(rows, tile<f32>, segments, out) }
 }
 
 /// Transposes 16 rows of 16 dwords: dword `i` of row `j` goes to `out[i * stride + j]`.
@@ -359,9 +360,11 @@ pub unsafe fn nf4_nt<D: Decoder, S: Fn(usize) -> f32>(
                         let bytes = bytes.as_ptr().cast::<__m128i>();
                         let low = D::look_up(_mm_loadu_si128(bytes), table);
                         let high = D::look_up(_mm_loadu_si128(bytes.add(1)), table);
-                        for i in 0..D::REGISTERS {
-                            squares[i][j] = low[i];
-                            squares[D::REGISTERS + i][j] = high[i];
+                        let halves = squares.chunks_mut(D::REGISTERS).zip([low, high]);
+                        for (squares, words) in halves {
+                            for (square, word) in squares.iter_mut().zip(words) {
+                                square[j] = word;
+                            }
                         }
                     }
                 }

@@ -56,6 +56,7 @@ pub trait Vector: Copy {
 /// [`Vector::again`] on x86.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block, reason = "there is no instruction that could read")]
 pub fn again<T>(mut pointer: *const T) -> *const T {
     // SAFETY: no instruction.
     unsafe {
