@@ -113,6 +113,8 @@ impl Team {
         let shared = &*self.shared;
         let job = Job { tasks, closure: (&raw const f).cast(), call: call::<F> };
         shared.next.store(0, SeqCst);
+        // Where this thread's task panicked, nobody has taken what a member's panicked with.
+        drop(lock(&shared.panic).take());
         // SAFETY: `open` is false and `active` was 0 after that, so no member reads the job before
         // `open` is set again: one that has counted itself in since then looks at `open` first.
         unsafe { *shared.job.get() = job };
@@ -375,6 +377,16 @@ mod tests {
                 let _ = count.fetch_add(1, Relaxed);
             });
             assert_eq!(count.into_inner(), 8);
+        }
+    }
+    /// Where every thread's task panics, the caller raises its own: the next job hears nothing of the rest.
+    #[test]
+    fn no_panic_is_left_for_the_next_job() {
+        let team = Team::new(3);
+        for _ in 0..20 {
+            let all = catch_unwind(AssertUnwindSafe(|| team.everyone(|| panic!("planted"))));
+            assert!(all.is_err());
+            team.each(8, |_| ());
         }
     }
 }
