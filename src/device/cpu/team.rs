@@ -71,6 +71,8 @@ unsafe impl Send for Shared {}
 
 impl Team {
     /// A team of `threads` threads, at least one: the caller's, and `threads - 1` of its own.
+    ///
+    /// Panics where the system refuses a thread.
     pub fn new(threads: usize) -> Self {
         let shared = Arc::new(Shared {
             epoch: AtomicUsize::new(0),
@@ -84,15 +86,14 @@ impl Team {
             bell: Condvar::new(),
             dismissed: AtomicBool::new(false),
         });
-        let member = |i| {
-            let shared = shared.clone();
-            std::thread::Builder::new()
-                .name(format!("dayrun-{i}"))
-                .spawn(move || shared.serve())
-                .expect("starting a thread")
-        };
-        let members = (1..threads).map(member).collect();
-        Self { shared, members, turn: Mutex::new(()) }
+        // The team is there before its members: where one cannot be had, those who came are dismissed.
+        let mut team = Self { shared, members: Vec::new(), turn: Mutex::new(()) };
+        for i in 1..threads {
+            let shared = team.shared.clone();
+            let member = std::thread::Builder::new().name(format!("dayrun-{i}"));
+            team.members.push(member.spawn(move || shared.serve()).expect("starting a thread"));
+        }
+        team
     }
 
     /// Number of threads, the caller's among them.
