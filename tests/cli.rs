@@ -2,10 +2,14 @@
 //!
 //! `DAYRUN_BLESS=1 cargo test --test cli` writes the help snapshots anew.
 
+mod common;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use common::tol::READ_JSON;
+use common::{DType, Tol, assert_close};
 use serde_json::Value;
 
 /// The binary, with a quantisation cache of its own.
@@ -418,16 +422,24 @@ fn a_benchmark_says_how_fast_and_where_the_time_goes() {
     let mut steps: Vec<f64> = steps.collect();
     let mean = steps.iter().sum::<f64>() / 3.0;
     steps.sort_by(f64::total_cmp);
-    assert!((number("tok_s") * steps[1] / 32.0 - 1.0).abs() < 1e-9, "the median: {text}");
+    let equal = |what: &str, got: f64, want: f64, roundings: usize| {
+        assert_close(what, &[got], &[want], Tol::new(DType::F64).rounds(roundings));
+    };
+    // Two numbers are read; one division there, one product here.
+    equal("tokens of the median", number("tok_s") * steps[1], 32.0, 2 * READ_JSON + 2);
     let work = number("tok_s") * number("flops_per_token") / 1e9;
-    assert!((number("peak_fraction") * number("peak_gflop_s") / work - 1.0).abs() < 1e-9);
+    // Four numbers are read; three operations there, three here.
+    let reached = number("peak_fraction") * number("peak_gflop_s");
+    equal("share of the peak", reached, work, 4 * READ_JSON + 6);
     assert!(number("rss_gb") > 0.0 && number("peak_gflop_s") > 0.1);
     let ops = line["seconds_per_op"].as_object().unwrap();
     for op in ["nf4_linear", "attention backward", "head and loss", "outside ops"] {
         assert!(ops[op].as_f64().unwrap() > 0.0, "{op}: {text}");
     }
     let sum: f64 = ops.values().map(|s| s.as_f64().unwrap()).sum();
-    assert!((sum / mean - 1.0).abs() < 1e-9, "ops make up the step: {text}");
+    // Of both sides all numbers are read; the mean is three operations there and here, and each op is
+    // taken off there and added here.
+    equal("ops make up the step", sum, mean, 2 * (READ_JSON + 3 + ops.len()));
 
     // 30 + 12 and 25 + 7 tokens: no micro-batch of more than 42, and all of them are real.
     let text = with(&["--lengths", "lengths.txt", "--micro-batch-tokens", "42", "--steps", "2"]);

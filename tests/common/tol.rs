@@ -98,6 +98,9 @@ pub const TWIN: f64 = 2.0;
 /// `quick_exp` is off by up to 2^-17, so many times the unit roundoff of f32. Its own test holds it to that.
 pub const QUICK_EXP_STEPS: usize = 1 << 7;
 
+/// Roundings of f64 when serde_json reads one: the digits, the power of ten, and their product.
+pub const READ_JSON: usize = 3;
+
 /// A tolerance: see the module's text for the formula.
 #[derive(Clone, Copy, Debug)]
 pub struct Tol<'a> {
