@@ -226,7 +226,7 @@ impl Task {
             Segment { a: std::ptr::null(), lda, k, panel: panels[i].as_ptr() }
         });
         let mut tile = [0.0; MR * NR];
-        let tiles = tiles(self.rows.clone());
+        let tiles = tiles(E::tile_rows(self.level), self.rows.clone());
         let count = tiles.len();
         for (i, rows) in tiles.enumerate() {
             for term in terms {
@@ -240,7 +240,8 @@ impl Task {
                 will_write(unsafe { target.row(row, &self.columns) });
             }
             let segments = &segments[..terms.len()];
-            // SAFETY: a's and panels' lengths were checked against m, k and lda; at most 12 rows.
+            // SAFETY: a's and panels' lengths were checked against m, k and lda; at most a
+            // tile's rows.
             unsafe {
                 match self.columns.len() <= NARROW {
                     true => E::narrow_tile(self.level, rows.len(), segments, &mut tile),
@@ -271,6 +272,8 @@ pub struct Long<'a, E> {
 pub const LONG_K: usize = 1024;
 /// Rows of a that it takes at a time: with their 1024 columns half of an L2 in bf16.
 const LONG_ROWS: usize = 256;
+/// Rows that one task copies.
+const COPY_ROWS: usize = 16;
 /// Elements by which its copy of a has a longer pitch than columns, so that rows do not meet in the
 /// caches' sets.
 const GAP: usize = 32;
@@ -301,8 +304,9 @@ pub fn gemm_long<E: GemmElement, O: Element>(
                 let stretch = start..k.min(start + LONG_K);
                 let whole = 0..stretch.len();
                 let block = Target::new(&mut copied, height, pitch);
-                cpu.each(height.div_ceil(MR), |tile| {
-                    for row in tile * MR..height.min((tile + 1) * MR) {
+                cpu.each(height.div_ceil(COPY_ROWS), |block_of_rows| {
+                    let start = block_of_rows * COPY_ROWS;
+                    for row in start..height.min(start + COPY_ROWS) {
                         let from = &a[(first + row) * lda..][stretch.clone()];
                         // SAFETY: a row of the block, this task's alone.
                         unsafe { block.row(row, &whole) }.copy_from_slice(from);
@@ -317,7 +321,7 @@ pub fn gemm_long<E: GemmElement, O: Element>(
                     with_scratch::<E, _>(&PANELS, len, |panel| {
                         pack(stretch.clone(), columns.clone(), panel);
                         let mut tile = [0.0; MR * NR];
-                        let tiles = tiles(0..height);
+                        let tiles = tiles(E::tile_rows(cpu.level), 0..height);
                         let count = tiles.len();
                         for (i, rows) in tiles.enumerate() {
                             source.fetch(&ahead, i, count);
@@ -367,9 +371,9 @@ fn with_long_scratch<E: Element, R>(
     })
 }
 
-/// Rows cut into tiles of equal height: 16 as 8 + 8 keep more chains in flight than 12 + 4.
-fn tiles(rows: Range<usize>) -> impl ExactSizeIterator<Item = Range<usize>> {
-    let count = rows.len().div_ceil(MR);
+/// Rows cut into tiles of at most `most` rows and equal height: 16 as 8 + 8 keep more chains in flight than 12 + 4.
+fn tiles(most: usize, rows: Range<usize>) -> impl ExactSizeIterator<Item = Range<usize>> {
+    let count = rows.len().div_ceil(most);
     let (height, taller) = match count {
         0 => (0, 0),
         _ => (rows.len() / count, rows.len() % count),

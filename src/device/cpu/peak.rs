@@ -13,7 +13,7 @@ const ROUNDS: usize = 2048;
 
 /// FLOP/s of the level's widest product of bf16 (dot products where it has them, else f32
 /// multiply-adds) on all threads at once: 24 independent chains a thread (12 where there are but 16
-/// registers), best of ten runs of 0.2 s.
+/// registers, 4 of tiles), best of ten runs of 0.2 s.
 ///
 /// The best run and not the median: on a shared machine it is the one least disturbed.
 pub fn bf16_flops_per_second(cpu: &Cpu) -> f64 {
@@ -50,6 +50,7 @@ mod tests {
         for level in Level::available() {
             // Chains times lanes; a dot product of bf16 does two in a lane.
             let round = match level.name() {
+                "amx_bf16" => 4 * 16 * 16 * 32,
                 "avx512bf16" => 24 * 16 * 2,
                 "avx512f" => 24 * 16,
                 "avx2" => 12 * 8,

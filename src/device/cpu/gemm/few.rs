@@ -5,7 +5,7 @@ use std::any::TypeId;
 use half::bf16;
 
 use super::{MR, Out, Target, side_by_side};
-use crate::device::cpu::simd::dot::{FEW, Left, Sums, has_few};
+use crate::device::cpu::simd::dot::{FEW, Left, Sums, few_rows};
 use crate::device::cpu::simd::{NR, rows_fit};
 use crate::device::cpu::{Cpu, Element, GemmElement};
 
@@ -18,8 +18,8 @@ pub fn as_few<'a, E: GemmElement>(
     ld: usize,
     k: usize,
 ) -> Option<Left<'a>> {
-    let fits = (1..=FEW).contains(&m) && rows_fit(x.len(), ld, m, k);
-    if TypeId::of::<E>() != TypeId::of::<bf16>() || !fits || !has_few(cpu.level, k) {
+    let fits = (1..=few_rows(cpu.level, k)).contains(&m) && rows_fit(x.len(), ld, m, k);
+    if TypeId::of::<E>() != TypeId::of::<bf16>() || !fits {
         return None;
     }
     Some(Left { data: bytemuck::cast_slice(x), ld, m })

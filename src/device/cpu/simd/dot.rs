@@ -2,7 +2,7 @@
 //!
 //! The tile GEMM has weights packed into panels, which pays when many rows read them. For few rows
 //! weights are decoded or turned in registers and multiplied at once. A sum is the tile's, bit for bit:
-//! each output has one f32 accumulator, into which pairs of k go in order. So the lanes are output
+//! each output has its own f32 accumulator, into which k goes in the tile's order. So the lanes are output
 //! features, though a row of a weight lies along k: lanes along k would save the turning, but then a
 //! row's result would depend on how many rows are computed beside it.
 
@@ -11,9 +11,11 @@ mod avx512bf16;
 
 use half::bf16;
 
+#[cfg(target_arch = "x86_64")]
+use super::Set;
 use super::{Level, NR, Nf4Codes, rows_fit};
 
-/// Most rows that are few.
+/// Most rows that are few on any level.
 pub const FEW: usize = 8;
 
 /// Running sums: 32 output features for each row of x.
@@ -27,19 +29,43 @@ pub struct Left<'a> {
     pub m: usize,
 }
 
-/// Whether this level has the sums of this module, over `k` elements: pairs of them.
-pub fn has_few(level: Level, k: usize) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    let has = level.0 == super::Set::Avx512Bf16;
-    #[cfg(not(target_arch = "x86_64"))]
-    let has = { level != level };
-    has && k.is_multiple_of(2)
+/// Most rows of which this level has the sums of this module, over `k` elements: pairs of them.
+pub fn few_rows(level: Level, k: usize) -> usize {
+    match level.0 {
+        #[cfg(target_arch = "x86_64")]
+        Set::Avx512Bf16 if k.is_multiple_of(2) => FEW,
+        // Three sums an output instead of one: with more rows, tiles are faster.
+        #[cfg(target_arch = "x86_64")]
+        Set::AmxBf16 if k.is_multiple_of(2) => 4,
+        _ => 0,
+    }
+}
+
+/// Calls a sum for as many rows as there are, in the order of the level's tiles.
+#[cfg(target_arch = "x86_64")]
+macro_rules! by_rows {
+    ($level:expr, $m:expr, $sum:ident($($argument:expr),*)) => {
+        match ($level.0 == Set::AmxBf16, $m) {
+            (true, 1) => avx512bf16::$sum::<1, true>($($argument),*),
+            (true, 2) => avx512bf16::$sum::<2, true>($($argument),*),
+            (true, 3) => avx512bf16::$sum::<3, true>($($argument),*),
+            (true, _) => avx512bf16::$sum::<4, true>($($argument),*),
+            (false, 1) => avx512bf16::$sum::<1, false>($($argument),*),
+            (false, 2) => avx512bf16::$sum::<2, false>($($argument),*),
+            (false, 3) => avx512bf16::$sum::<3, false>($($argument),*),
+            (false, 4) => avx512bf16::$sum::<4, false>($($argument),*),
+            (false, 5) => avx512bf16::$sum::<5, false>($($argument),*),
+            (false, 6) => avx512bf16::$sum::<6, false>($($argument),*),
+            (false, 7) => avx512bf16::$sum::<7, false>($($argument),*),
+            (false, _) => avx512bf16::$sum::<8, false>($($argument),*),
+        }
+    };
 }
 
 /// `sums[r][j] += Σ_k x[r, k] · W[row0 + j, k]` for `rows` ≤ 32 rows of an NF4 matrix whose width is a
 /// multiple of 64; what comes after them is fetched. Sums of other rows are arbitrary.
 ///
-/// Panics where slices are too short, and on a level without [`has_few`].
+/// Panics where slices are too short, and where x has more rows than [`few_rows`].
 pub fn add_nf4<S: Fn(usize) -> f32>(
     level: Level,
     nf4: &Nf4Codes<S>,
@@ -48,22 +74,14 @@ pub fn add_nf4<S: Fn(usize) -> f32>(
     x: Left,
     sums: &mut Sums,
 ) {
-    assert!(has_few(level, nf4.cols) && nf4.cols.is_multiple_of(64), "no such sums");
-    assert!((1..=NR).contains(&rows) && (1..=FEW).contains(&x.m), "rows out of range");
+    assert!(nf4.cols.is_multiple_of(64), "no such sums");
+    assert!((1..=NR).contains(&rows), "rows out of range");
+    assert!((1..=few_rows(level, nf4.cols)).contains(&x.m), "rows of x out of range");
     assert!(rows_fit(x.data.len(), x.ld, x.m, nf4.cols), "x too short");
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the level's features are there; x was checked, codes are sliced with checks inside.
     unsafe {
-        match x.m {
-            1 => avx512bf16::nf4::<1, S>(nf4, row0, rows, x, sums),
-            2 => avx512bf16::nf4::<2, S>(nf4, row0, rows, x, sums),
-            3 => avx512bf16::nf4::<3, S>(nf4, row0, rows, x, sums),
-            4 => avx512bf16::nf4::<4, S>(nf4, row0, rows, x, sums),
-            5 => avx512bf16::nf4::<5, S>(nf4, row0, rows, x, sums),
-            6 => avx512bf16::nf4::<6, S>(nf4, row0, rows, x, sums),
-            7 => avx512bf16::nf4::<7, S>(nf4, row0, rows, x, sums),
-            _ => avx512bf16::nf4::<8, S>(nf4, row0, rows, x, sums),
-        }
+        by_rows!(level, x.m, nf4(nf4, row0, rows, x, sums))
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (row0, sums);
@@ -79,24 +97,15 @@ pub fn add_bf16(
     x: Left,
     sums: &mut Sums,
 ) {
-    assert!(has_few(level, k), "no such sums");
-    assert!((1..=NR).contains(&rows) && (1..=FEW).contains(&x.m), "rows out of range");
+    assert!((1..=NR).contains(&rows), "rows out of range");
+    assert!((1..=few_rows(level, k)).contains(&x.m), "rows of x out of range");
     assert!(rows_fit(x.data.len(), x.ld, x.m, k), "x too short");
     let w = row0.checked_mul(k).and_then(|start| w.get(start..)).unwrap_or(&[]);
     assert!(rows_fit(w.len(), k, rows, k), "w too short");
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the level's features are there; both operands were checked.
     unsafe {
-        match x.m {
-            1 => avx512bf16::rows::<1>(w.as_ptr(), rows, k, x, sums),
-            2 => avx512bf16::rows::<2>(w.as_ptr(), rows, k, x, sums),
-            3 => avx512bf16::rows::<3>(w.as_ptr(), rows, k, x, sums),
-            4 => avx512bf16::rows::<4>(w.as_ptr(), rows, k, x, sums),
-            5 => avx512bf16::rows::<5>(w.as_ptr(), rows, k, x, sums),
-            6 => avx512bf16::rows::<6>(w.as_ptr(), rows, k, x, sums),
-            7 => avx512bf16::rows::<7>(w.as_ptr(), rows, k, x, sums),
-            _ => avx512bf16::rows::<8>(w.as_ptr(), rows, k, x, sums),
-        }
+        by_rows!(level, x.m, rows(w.as_ptr(), rows, k, x, sums))
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (w, sums);

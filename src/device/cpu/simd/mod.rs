@@ -1,7 +1,7 @@
 //! Instruction sets: which one is used, and the shared primitives written for each.
 //!
 //! A primitive is one function of one name in each level's file: `plain.rs`, `avx2.rs`, `avx512f.rs`,
-//! `avx512bf16.rs`. A file takes over from the level below what it does not do better.
+//! `avx512bf16.rs`, `amx_bf16.rs`. A file takes over from the level below what it does not do better.
 
 /// Calls a primitive of the level's own file, `on!(level, pack_nt(..))`: the one place where levels
 /// part, once per call of a primitive.
@@ -23,10 +23,16 @@ macro_rules! on {
             $crate::device::cpu::simd::Set::Avx512Bf16 => {
                 $crate::device::cpu::simd::avx512bf16::$primitive($($argument),*)
             }
+            #[cfg(target_arch = "x86_64")]
+            $crate::device::cpu::simd::Set::AmxBf16 => {
+                $crate::device::cpu::simd::amx_bf16::$primitive($($argument),*)
+            }
         }
     };
 }
 
+#[cfg(target_arch = "x86_64")]
+mod amx_bf16;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -66,6 +72,9 @@ enum Set {
     /// The same with VBMI and BF16 dot products.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// The same with AMX: eight registers of 16 × 32 bf16.
+    #[cfg(target_arch = "x86_64")]
+    AmxBf16,
 }
 
 /// `DAYRUN_SIMD` names no instruction set that this machine has.
@@ -92,6 +101,7 @@ impl Level {
     pub fn available() -> impl Iterator<Item = Level> {
         #[cfg(target_arch = "x86_64")]
         let best = [
+            has_amx_bf16().then_some(Level(Set::AmxBf16)),
             has_avx512bf16().then_some(Level(Set::Avx512Bf16)),
             has_avx512f().then_some(Level(Set::Avx512F)),
             has_avx2().then_some(Level(Set::Avx2)),
@@ -120,7 +130,8 @@ impl Level {
         }
     }
 
-    /// The name that `DAYRUN_SIMD` takes: `portable`, `avx2`, `avx512f`, `avx512bf16`.
+    /// The name that `DAYRUN_SIMD` takes: `portable`, `avx2`, `avx512f`, `avx512bf16`,
+    /// `amx_bf16`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Set::Portable => "portable",
@@ -130,6 +141,8 @@ impl Level {
             Set::Avx512F => "avx512f",
             #[cfg(target_arch = "x86_64")]
             Set::Avx512Bf16 => "avx512bf16",
+            #[cfg(target_arch = "x86_64")]
+            Set::AmxBf16 => "amx_bf16",
         }
     }
 
@@ -142,7 +155,17 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => 8,
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512F | Set::Avx512Bf16 => 16,
+            Set::Avx512F | Set::Avx512Bf16 | Set::AmxBf16 => 16,
+        }
+    }
+
+    /// Whether products and conversions of bf16 have instructions of their own.
+    #[inline(always)]
+    pub fn has_bf16(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512Bf16 | Set::AmxBf16 => true,
+            _ => false,
         }
     }
 
@@ -161,7 +184,7 @@ impl Level {
             Set::Avx2 => unsafe { vectorize_avx2(f) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: these levels are only made where the CPU has these features.
-            Set::Avx512F | Set::Avx512Bf16 => unsafe { vectorize_avx512(f) },
+            Set::Avx512F | Set::Avx512Bf16 | Set::AmxBf16 => unsafe { vectorize_avx512(f) },
         }
     }
 
@@ -175,7 +198,7 @@ impl Level {
             Set::Avx2 => unsafe { run_avx2(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: these levels are only made where the CPU has these features.
-            Set::Avx512F | Set::Avx512Bf16 => unsafe { run_avx512(kernel) },
+            Set::Avx512F | Set::Avx512Bf16 | Set::AmxBf16 => unsafe { run_avx512(kernel) },
         }
     }
 
@@ -217,6 +240,11 @@ fn has_avx512bf16() -> bool {
     has_avx512f()
         && is_x86_feature_detected!("avx512vbmi")
         && is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_amx_bf16() -> bool {
+    has_avx512bf16() && amx_bf16::is_permitted()
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -266,6 +294,10 @@ mod tests {
         let flags = cpu.lines().find(|line| line.starts_with("flags")).unwrap();
         let has = |names: &str| names.split(' ').all(|n| flags.split_whitespace().any(|f| f == n));
         let want: Vec<&str> = [
+            (
+                "amx_bf16",
+                "avx2 fma avx512f avx512bw avx512vl avx512dq avx512vbmi avx512_bf16 amx_tile amx_bf16",
+            ),
             ("avx512bf16", "avx2 fma avx512f avx512bw avx512vl avx512dq avx512vbmi avx512_bf16"),
             ("avx512f", "avx2 fma avx512f avx512bw avx512vl avx512dq"),
             ("avx2", "avx2 fma"),

@@ -16,8 +16,8 @@ use crate::device::cpu::Element;
 pub const NR: usize = 32;
 /// Columns of half a panel, which adapters of rank 16 fill.
 pub const NARROW: usize = NR / 2;
-/// Most rows of a register tile.
-pub const MR: usize = 12;
+/// Most rows of any register tile; [`GemmElement::tile_rows`] of one.
+pub const MR: usize = 32;
 
 /// One stretch of the contraction: `a[row, 0..k]` at pitch `lda`, and the panel it meets.
 pub struct Segment<E> {
@@ -34,16 +34,23 @@ pub trait GemmElement: Element {
     /// Elements of k that lie together in a panel.
     const GROUP: usize;
 
+    /// Most rows of a register tile.
+    #[inline(always)]
+    fn tile_rows(_level: Level) -> usize {
+        12
+    }
+
     /// `out[r][j] = Σ over segments and k of a[r, k] · panel[k, j]`, rows `0..rows` of `out`.
     ///
     /// Over segments and k in order, one f32 multiply-add after the other: fused on `avx2` and
-    /// `avx512f` (the same bits), with two roundings on `portable`; f32 on `avx512bf16` as on
-    /// `avx512f`. bf16 there goes by pairs of k, as its dot product adds them (subnormal numbers
-    /// count as zeros).
+    /// `avx512f` (the same bits), with two roundings on `portable`; f32 on `avx512bf16` and `amx_bf16`
+    /// as on `avx512f`. bf16 goes there by pairs of k, as the dot product adds them, and by 32
+    /// elements of k, whose even and odd ones are summed apart (subnormal numbers count as zeros).
     ///
     /// # Safety
     /// For every segment: `rows` rows of `k` elements at pitch `lda` are readable from `a`, and
-    /// [`panel_len`] elements from `panel`. `rows` is in 1..=12.
+    /// [`panel_len`] elements from `panel`. `rows` is in
+    /// 1..=[`GemmElement::tile_rows`].
     unsafe fn tile(level: Level, rows: usize, segments: &[Segment<Self>], out: &mut [f32; MR * NR]);
 
     /// As [`GemmElement::tile`], where only the first [`NARROW`] columns are wanted; the others may
@@ -207,6 +214,15 @@ pub trait GemmElement: Element {
 impl GemmElement for bf16 {
     const GROUP: usize = 2;
 
+    #[inline(always)]
+    fn tile_rows(level: Level) -> usize {
+        match level.0 {
+            #[cfg(target_arch = "x86_64")]
+            super::Set::AmxBf16 => super::amx_bf16::ROWS,
+            _ => 12,
+        }
+    }
+
     unsafe fn tile(
         level: Level,
         rows: usize,
@@ -224,13 +240,16 @@ impl GemmElement for bf16 {
         out: &mut [f32; MR * NR],
     ) {
         // Only dot products are fast enough for half the work to be half the time.
-        #[cfg(target_arch = "x86_64")]
-        if level.0 == super::Set::Avx512Bf16 {
-            // SAFETY: as for tile.
-            return unsafe { super::avx512bf16::narrow_tile_bf16(rows, segments, out) };
-        }
         // SAFETY: as for tile.
-        unsafe { Self::tile(level, rows, segments, out) }
+        unsafe {
+            match level.0 {
+                #[cfg(target_arch = "x86_64")]
+                super::Set::Avx512Bf16 => super::avx512bf16::narrow_tile_bf16(rows, segments, out),
+                #[cfg(target_arch = "x86_64")]
+                super::Set::AmxBf16 => super::amx_bf16::narrow_tile_bf16(rows, segments, out),
+                _ => Self::tile(level, rows, segments, out),
+            }
+        }
     }
 
     unsafe fn decode_nt<S: Fn(usize) -> f32>(
