@@ -60,7 +60,8 @@ impl<E: GemmElement> CpuEngine<E> {
         if let Kind::Train { tokens } = kind {
             gemm::reserve_long::<E>(&cpu, tokens.min(llama::LOSS_CHUNK), config.hidden_size);
         }
-        attention::reserve(&cpu, &dims(config))?;
+        let backward = if let Kind::Train { tokens } = kind { tokens } else { 0 };
+        attention::reserve::<E>(&cpu, &dims(config), backward)?;
         let state = match (kind, adapter) {
             (Kind::Train { .. }, Some(adapter)) => vec![0.0; adapter.params.len()],
             _ => Vec::new(),

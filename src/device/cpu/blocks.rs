@@ -158,6 +158,7 @@ side_by_side!(A 0, B 1, C 2);
 side_by_side!(A 0, B 1, C 2, D 3);
 side_by_side!(A 0, B 1, C 2, D 3, E 4);
 side_by_side!(A 0, B 1, C 2, D 3, E 4, F 5);
+side_by_side!(A 0, B 1, C 2, D 3, E 4, F 5, G 6);
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@
 //! bits. The instruction set is part of the device: another one may round differently.
 
 mod blocks;
+pub mod documents;
 pub mod element;
 pub mod gemm;
 pub mod peak;
@@ -15,6 +16,7 @@ use std::sync::OnceLock;
 use rayon::ThreadPool;
 
 pub use blocks::{Blocks, chunks, chunks_mut, numbers, pieces_mut};
+pub use documents::Rectangle;
 pub use element::Element;
 pub use simd::{GemmElement, Level, UnknownLevel};
 use team::Team;

@@ -11,8 +11,12 @@
 //! lse, delta `[T, heads]` f32. T tokens are the documents one after another; document d is rows
 //! `cu_seqlens[d]..cu_seqlens[d + 1]`, and may be empty.
 //!
-//! Dtypes: q, k, v, o and the gradients are `E` (f32 or bf16); arithmetic, statistics and
-//! probabilities are f32.
+//! Dtypes: q, k, v, o and the gradients are `E` (f32 or bf16); statistics are f32.
+//!
+//! Two paths on the CPU. With bf16 tensors, a head_dim that is a multiple of 16, and an instruction set
+//! that has bf16 dot products, operands of products are bf16 and sums f32: P and dS are rounded to bf16 for
+//! the products they are operands of, while the sum under P is taken of P as it was before. Else everything
+//! is f32, tensors of bf16 being widened. Forward, backward and decode of one device take the same path.
 //!
 //! Backward, with P = exp(s - lse) and delta[t] = d_o[t]·o[t]:
 //!
@@ -21,15 +25,18 @@
 //! dq[t] = scale Σ_u dS[t,u] k[u]     dk[u]   = scale Σ_t dS[t,u] q[t]
 //! ```
 //!
-//! Memory: tiles of at most a few hundred queries by 64 keys; never a T × T matrix. Each thread
-//! keeps one scratch buffer that grows to the largest head_dim and group it has met.
+//! Memory: tiles of at most a few hundred queries by 64 or 256 keys; never a T × T matrix. Each thread
+//! keeps one scratch buffer that grows to the largest head_dim and group it has met. With bf16 products the
+//! thread that calls `backward` also keeps sums of dq, dk and dv in f32, if documents have several blocks.
 //!
-//! Determinism: tiles are cut relative to the start of a document and each output row belongs
-//! to one task, so the bits depend neither on the number of threads nor on what else is packed.
+//! Determinism: tiles are cut relative to the start of a document, and sums have one order, so the bits
+//! depend neither on the number of threads nor on what else is packed. A NaN or infinity stays inside its
+//! document; inside, it may reach queries before it in the same tile (0 · ∞ where P is masked).
 //!
-//! Source: Dao 2023 (arXiv 2307.08691), algorithms 1 and 2. Its backward is one pass that adds to
-//! dq from several key blocks; here it is two (dq by query blocks, dk and dv by key blocks), which
-//! costs two more products of seven and needs neither atomics nor a copy of dq per thread.
+//! Source: Dao 2023 (arXiv 2307.08691), algorithms 1 and 2. Its backward is one pass of five products that
+//! adds to dq from several key blocks. The f32 path takes two (dq by query blocks, dk and dv by key blocks),
+//! which costs two more products and needs neither atomics nor a copy of dq. The bf16 path takes the five,
+//! one diagonal of blocks after the other: blocks of a diagonal share neither queries nor keys.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -40,7 +47,7 @@ pub mod reference;
 pub use cpu::{append, backward, decode, forward};
 
 use super::{ShapeError, check, check_at_least, rows};
-use crate::device::cpu::Cpu;
+use crate::device::cpu::{Cpu, Element};
 
 const OP: &str = "attention";
 
@@ -55,11 +62,12 @@ pub struct Dims {
     pub scale: f32,
 }
 
-/// Grows every thread's scratch to what attention with these dimensions needs, so that none grows
-/// it later.
-pub fn reserve(cpu: &Cpu, dims: &Dims) -> Result<(), ShapeError> {
+/// Grows every thread's scratch to what attention of `E` with these dimensions needs, so that none
+/// grows it later; the calling thread's also to what backward of up to `tokens` tokens needs, if it is
+/// to be called from there (0: it is not).
+pub fn reserve<E: Element>(cpu: &Cpu, dims: &Dims, tokens: usize) -> Result<(), ShapeError> {
     dims.check()?;
-    cpu.broadcast(|| cpu::reserve(dims.block_q() * dims.group(), dims.head_dim));
+    cpu::reserve::<E>(cpu, dims, tokens);
     Ok(())
 }
 

@@ -46,6 +46,8 @@ pub mod math;
 pub mod panel;
 mod plain;
 pub mod prefetch;
+pub mod product;
+pub mod softmax;
 mod tile;
 
 use half::bf16;

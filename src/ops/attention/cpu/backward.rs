@@ -1,11 +1,12 @@
 //! Backward in two passes that recompute P: dq by blocks of queries, dk and dv by blocks of keys.
 
-use super::blocks::{Block, for_each_block};
+use super::bf16;
 use super::forward::fold;
 use super::tile::{
     KEYS, LANES, Mask, Rows, add_columns, add_rows, pad, scores, store, with_scratch,
 };
 use super::{Dims, OP, check, check_documents};
+use crate::device::cpu::documents::{Block, Cut, Side};
 use crate::device::cpu::simd::math::exp;
 use crate::device::cpu::{Cpu, Element, Level};
 use crate::ops::ShapeError;
@@ -41,31 +42,40 @@ pub fn backward<E: Element>(
     check(OP, "len of dk", dk.len(), tokens * kw)?;
     check(OP, "len of dv", dv.len(), tokens * kw)?;
     let level = cpu.level;
-    let saved = Saved { dims, q, k, v, lse, d_o };
-    cpu.install(|| {
-        let out = (&mut *dq, qw);
-        let stats = (&mut *delta, dims.heads);
-        for_each_block(cu_seqlens, dims.block_q(), out, stats, &|block, dq, delta| {
-            let rows = block.begin * qw..block.end * qw;
-            row_dots(level, dims.head_dim, &d_o[rows.clone()], &o[rows], delta);
-            saved.queries(level, block, delta, dq);
-        });
-        let delta = &*delta;
-        for_each_block(cu_seqlens, KEYS, (dk, kw), (dv, kw), &|block, dk, dv| {
-            saved.keys(level, block, delta, dk, dv);
-        });
+    if bf16::takes::<E>(level, dims) {
+        let [q, k, v, o, d_o] = [q, k, v, o, d_o].map(bytemuck::cast_slice);
+        let [dq, dk, dv] = [dq, dk, dv].map(bytemuck::cast_slice_mut);
+        let saved = Saved { dims, q, k, v, o, lse, d_o };
+        bf16::backward(cpu, &saved, cu_seqlens, bf16::Gradients { delta, dq, dk, dv });
+        return Ok(());
+    }
+    let saved = Saved { dims, q, k, v, o, lse, d_o };
+    let cut = Cut::new(cu_seqlens, dims.block_q(), 1);
+    let out = cut.rows_mut(Side::Later, dq, qw);
+    let stats = cut.rows_mut(Side::Later, delta, dims.heads);
+    cpu.blocks((cut.pairs(), out, stats), |((block, _), dq, delta)| {
+        let (rows, delta) = (block.begin * qw..block.end * qw, delta.into_slice());
+        row_dots(level, dims.head_dim, &d_o[rows.clone()], &o[rows], delta);
+        saved.queries(level, block, delta, dq.into_slice());
+    });
+    let delta = &*delta;
+    let cut = Cut::new(cu_seqlens, KEYS, 1);
+    let (dk, dv) = (cut.rows_mut(Side::Later, dk, kw), cut.rows_mut(Side::Later, dv, kw));
+    cpu.blocks((cut.pairs(), dk, dv), |((block, _), dk, dv)| {
+        saved.keys(level, block, delta, dk.into_slice(), dv.into_slice());
     });
     Ok(())
 }
 
-/// What both passes read.
-struct Saved<'a, E> {
-    dims: &'a Dims,
-    q: &'a [E],
-    k: &'a [E],
-    v: &'a [E],
-    lse: &'a [f32],
-    d_o: &'a [E],
+/// What the passes read.
+pub(super) struct Saved<'a, E> {
+    pub dims: &'a Dims,
+    pub q: &'a [E],
+    pub k: &'a [E],
+    pub v: &'a [E],
+    pub o: &'a [E],
+    pub lse: &'a [f32],
+    pub d_o: &'a [E],
 }
 
 impl<E: Element> Saved<'_, E> {
@@ -217,7 +227,7 @@ fn score_gradients(
 }
 
 /// out[r] = a[r]·b[r] over rows of `width` elements.
-fn row_dots<E: Element>(level: Level, width: usize, a: &[E], b: &[E], out: &mut [f32]) {
+pub(super) fn row_dots<E: Element>(level: Level, width: usize, a: &[E], b: &[E], out: &mut [f32]) {
     level.vectorize(
         #[inline(always)]
         || {

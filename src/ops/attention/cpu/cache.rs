@@ -3,12 +3,9 @@
 //! A cache is `[rows, capacity, kv_heads * head_dim]`; row b holds its first `len[b]` tokens. New
 //! tokens come packed, `cu_seqlens_new` saying which belong to which row; a row may have none.
 
-use rayon::prelude::*;
-
-use super::blocks::for_each_block;
-use super::forward::Queries;
+use super::forward::{Queries, attend_blocks};
 use super::{Dims, OP, check, check_at_least, check_documents};
-use crate::device::cpu::{Cpu, Element};
+use crate::device::cpu::{Cpu, Element, chunks_mut, numbers};
 use crate::ops::ShapeError;
 
 /// Copies each row's new keys and values behind the `cache_len[b]` tokens it has.
@@ -39,15 +36,13 @@ pub fn append<E: Element>(
     if tokens == 0 {
         return Ok(());
     }
-    cpu.install(|| {
-        let keys = k_cache.par_chunks_exact_mut(capacity * width);
-        let values = v_cache.par_chunks_exact_mut(capacity * width);
-        keys.zip(values).enumerate().for_each(|(b, (k, v))| {
-            let src = cu_seqlens_new[b] as usize * width..cu_seqlens_new[b + 1] as usize * width;
-            let at = cache_len[b] as usize * width;
-            k[at..][..src.len()].copy_from_slice(&k_new[src.clone()]);
-            v[at..][..src.len()].copy_from_slice(&v_new[src]);
-        });
+    let keys = chunks_mut(k_cache, capacity * width);
+    let values = chunks_mut(v_cache, capacity * width);
+    cpu.blocks((numbers(rows), keys, values), |(b, k, v)| {
+        let src = cu_seqlens_new[b] as usize * width..cu_seqlens_new[b + 1] as usize * width;
+        let at = cache_len[b] as usize * width;
+        k[at..][..src.len()].copy_from_slice(&k_new[src.clone()]);
+        v[at..][..src.len()].copy_from_slice(&v_new[src]);
     });
     Ok(())
 }
@@ -82,19 +77,15 @@ pub fn decode<E: Element>(
         check_at_least(OP, "capacity", capacity, total)?;
         check_at_least(OP, "total_len", total, new)?;
     }
-    cpu.install(|| {
-        let none: &mut [()] = &mut [];
-        for_each_block(cu_seqlens_new, dims.block_q(), (o, qw), (none, 0), &|block, o, _| {
-            let total = total_len[block.document] as usize;
-            let cache = block.document * capacity * kw..;
-            let queries = Queries {
-                q: &q[block.begin * qw..block.end * qw],
-                position: total - (block.stop - block.begin),
-                k: &k_cache[cache.clone()][..total * kw],
-                v: &v_cache[cache][..total * kw],
-            };
-            queries.attend(cpu.level, dims, o, None);
-        });
+    attend_blocks(cpu, dims, cu_seqlens_new, (o, None), |block| {
+        let total = total_len[block.document] as usize;
+        let cache = block.document * capacity * kw..;
+        Queries {
+            q: &q[block.begin * qw..block.end * qw],
+            position: total - (block.stop - block.begin),
+            k: &k_cache[cache.clone()][..total * kw],
+            v: &v_cache[cache][..total * kw],
+        }
     });
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! Forward: online softmax over key tiles, one task per block of queries.
 
-use super::blocks::for_each_block;
+use super::bf16;
 use super::tile::{KEYS, LANES, Mask, Rows, add_rows, pad, scores, store, with_scratch};
 use super::{Dims, OP, check, check_documents};
+use crate::device::cpu::documents::{Block, Cut, Side};
 use crate::device::cpu::simd::math::exp;
 use crate::device::cpu::{Cpu, Element, Level};
 use crate::ops::ShapeError;
@@ -28,20 +29,46 @@ pub fn forward<E: Element>(
     check(OP, "len of v", v.len(), tokens * dims.kv_width())?;
     check(OP, "len of o", o.len(), tokens * dims.q_width())?;
     check(OP, "len of lse", lse.len(), tokens * dims.heads)?;
-    let (o, lse) = ((o, dims.q_width()), (lse, dims.heads));
-    cpu.install(|| {
-        for_each_block(cu_seqlens, dims.block_q(), o, lse, &|block, o, lse| {
-            let (qw, kw) = (dims.q_width(), dims.kv_width());
-            let queries = Queries {
-                q: &q[block.begin * qw..block.end * qw],
-                position: block.begin - block.start,
-                k: &k[block.start * kw..block.stop * kw],
-                v: &v[block.start * kw..block.stop * kw],
-            };
-            queries.attend(cpu.level, dims, o, Some(lse));
-        });
+    let (qw, kw) = (dims.q_width(), dims.kv_width());
+    attend_blocks(cpu, dims, cu_seqlens, (o, Some(lse)), |block| Queries {
+        q: &q[block.begin * qw..block.end * qw],
+        position: block.begin - block.start,
+        k: &k[block.start * kw..block.stop * kw],
+        v: &v[block.start * kw..block.stop * kw],
     });
     Ok(())
+}
+
+/// Fills o (and lse) for all blocks of queries, on the path that takes them.
+pub(super) fn attend_blocks<'a, E: Element>(
+    cpu: &Cpu,
+    dims: &Dims,
+    cu_seqlens: &[u32],
+    (o, lse): (&mut [E], Option<&mut [f32]>),
+    queries: impl Fn(&Block) -> Queries<'a, E> + Sync,
+) {
+    let (level, with_lse) = (cpu.level, lse.is_some());
+    let (lse, lse_width) = lse.map_or((&mut [][..], 0), |lse| (lse, dims.heads));
+    if bf16::takes::<E>(level, dims) {
+        let o = bytemuck::cast_slice_mut::<E, half::bf16>(o);
+        let cut = Cut::new(cu_seqlens, bf16::block_q(dims), dims.kv_heads);
+        let o = cut.rows_mut(Side::Later, o, dims.q_width());
+        let lse = cut.rows_mut(Side::Later, lse, lse_width);
+        cpu.blocks((cut.pairs(), o, lse), |((block, _), mut o, mut lse)| {
+            let Queries { q, position, k, v } = queries(&block);
+            let [q, k, v] = [q, k, v].map(bytemuck::cast_slice);
+            let queries = Queries { q, position, k, v };
+            bf16::attend(level, dims, block.column, &queries, &mut o, &mut lse);
+        });
+    } else {
+        let cut = Cut::new(cu_seqlens, dims.block_q(), 1);
+        let o = cut.rows_mut(Side::Later, o, dims.q_width());
+        let lse = cut.rows_mut(Side::Later, lse, lse_width);
+        cpu.blocks((cut.pairs(), o, lse), |((block, _), o, lse)| {
+            let lse = with_lse.then(|| lse.into_slice());
+            queries(&block).attend(level, dims, o.into_slice(), lse);
+        });
+    }
 }
 
 /// A block of one document's queries and the keys and values from the document's start.

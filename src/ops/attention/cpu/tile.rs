@@ -41,7 +41,7 @@ impl Mask {
 
     /// The first query row that sees key `key`.
     #[inline(always)]
-    fn first_row(&self, key: usize) -> usize {
+    pub fn first_row(&self, key: usize) -> usize {
         (key as isize - self.offset).max(0) as usize * self.group
     }
 }
@@ -55,8 +55,8 @@ thread_local! {
     static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends this thread's scratch: one slice per length in `lens`, contents stale. `f` must not
-/// enter rayon, where this thread could be given another block.
+/// Lends this thread's scratch: one slice per length in `lens`, contents stale. `f` must not ask for
+/// it again: what it starts with `cpu.each` would run on this thread.
 pub(super) fn with_scratch<const N: usize>(lens: [usize; N], f: impl FnOnce([&mut [f32]; N])) {
     SCRATCH.with_borrow_mut(|lines| {
         let want = lens.iter().map(|len| len.div_ceil(LANES)).sum();
