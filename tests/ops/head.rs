@@ -124,3 +124,22 @@ fn short_buffers_are_errors_and_no_rows_are_no_work() {
     forward::<f32>(cpu, 0, 5, &[], &w, &mut []).unwrap();
     backward::<f32>(cpu, 0, 5, &[], &w, &mut []).unwrap();
 }
+
+/// The sum of no terms is zero, and written.
+#[test]
+fn a_vocabulary_of_none_has_gradients_of_zero() {
+    fn check<E: GemmElement>(m: usize, hidden: usize) {
+        for pair in pairs() {
+            let dh = pair.same_bits("dh", |cpu| {
+                let mut dh = nan::<E>(m * hidden);
+                backward(cpu, m, hidden, &[], &[], &mut dh).unwrap();
+                dh
+            });
+            assert_same_bits("dh of no vocabulary", &dh, &cast(&vec![0.0; m * hidden]));
+        }
+    }
+    for (m, hidden) in [(1, 1), (13, 33), (270, 40)] {
+        check::<f32>(m, hidden);
+        check::<bf16>(m, hidden);
+    }
+}

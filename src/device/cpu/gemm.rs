@@ -290,6 +290,9 @@ pub fn gemm_long<E: GemmElement, O: Element>(
     mut out: Out<'_, O>,
 ) {
     let &Long { a, lda, k, pack, source } = product;
+    if k == 0 {
+        return gemm::<E, O>(cpu, m, n, &[], out);
+    }
     assert!(rows_fit(a.len(), lda, m, k), "a too short");
     let target = Target::new(&mut out, m, n);
     let panels = n.div_ceil(NR);
