@@ -56,6 +56,7 @@ impl<E: GemmElement> CpuEngine<E> {
         let memory = Memory::new(plan.program.specs(), placement);
         let positions = config.max_position_embeddings;
         let rope = Arc::new(rope::Tables::new(config.head_dim, config.rope_theta, positions));
+        // The team's scratch and this thread's, see [`super::Engine::new`].
         gemm::reserve::<E>(&cpu, longest_sum(config, kind, &columns));
         if let Kind::Train { tokens } = kind {
             gemm::reserve_long::<E>(&cpu, tokens.min(llama::LOSS_CHUNK), config.hidden_size);

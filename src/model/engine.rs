@@ -89,6 +89,9 @@ pub enum Engine<E> {
 
 impl<E: GemmElement> Engine<E> {
     /// Plans and allocates everything that running will need.
+    ///
+    /// On the CPU that includes scratch, which is each thread's own: the team's and the calling thread's.
+    /// Another thread may run the engine; its first run then allocates, the later ones don't.
     pub fn new(
         model: &Loaded,
         adapter: Option<&Adapter>,
