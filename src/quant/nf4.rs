@@ -60,10 +60,21 @@ impl Absmax {
         match self {
             Absmax::Plain(absmax) => absmax[block],
             Absmax::Nested { codes, absmax2, offset, map } => {
-                map[codes[block] as usize] * absmax2[block / NESTED_BLOCK] + offset
+                nested_scale(codes, absmax2, *offset, map)(block)
             }
         }
     }
+}
+
+/// The scale of each block under double quantisation: [`Absmax::Nested`] taken apart once, for a loop.
+#[inline]
+pub fn nested_scale(
+    codes: &[u8],
+    absmax2: &[f32],
+    offset: f32,
+    map: &[f32],
+) -> impl Fn(usize) -> f32 {
+    move |block| map[codes[block] as usize] * absmax2[block / NESTED_BLOCK] + offset
 }
 
 impl Nf4Matrix {

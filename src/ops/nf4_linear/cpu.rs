@@ -7,7 +7,7 @@ use crate::device::cpu::gemm::{Out, Term, gemm};
 use crate::device::cpu::simd::Nf4Codes;
 use crate::device::cpu::simd::prefetch::Source;
 use crate::device::cpu::{Cpu, GemmElement, Level};
-use crate::quant::nf4::{CODEBOOK, NESTED_BLOCK};
+use crate::quant::nf4::{CODEBOOK, nested_scale};
 use crate::quant::{Absmax, Nf4Matrix};
 
 pub fn forward<E: GemmElement>(
@@ -109,9 +109,7 @@ fn decode<E: GemmElement>(
             decode_scaled(level, w, |block| absmax[block], direction, columns, panel);
         }
         Absmax::Nested { codes, absmax2, offset, map } => {
-            let (codes, offset) = (&codes[..], *offset);
-            let scale =
-                |block: usize| map[codes[block] as usize] * absmax2[block / NESTED_BLOCK] + offset;
+            let scale = nested_scale(codes, absmax2, *offset, map);
             decode_scaled(level, w, scale, direction, columns, panel);
         }
     }
@@ -125,10 +123,15 @@ fn decode_scaled<E: GemmElement>(
     columns: Range<usize>,
     panel: &mut [E],
 ) {
-    let Nf4Matrix { rows, cols, ref codes, .. } = *w;
-    let source = Nf4Codes { codes, rows, cols, scale, codebook: &CODEBOOK };
+    let source = with_scales(w, scale);
     match direction {
         Direction::Nt => E::nf4_nt(level, &source, columns.start, columns.len(), panel),
         Direction::Nn => E::nf4_nn(level, &source, columns.start, columns.len(), panel),
     }
+}
+
+/// A weight as the decoders see it.
+pub fn with_scales<S: Fn(usize) -> f32>(w: &Nf4Matrix, scale: S) -> Nf4Codes<'_, S> {
+    let Nf4Matrix { rows, cols, ref codes, .. } = *w;
+    Nf4Codes { codes, rows, cols, scale, codebook: &CODEBOOK }
 }

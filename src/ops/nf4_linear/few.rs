@@ -1,11 +1,11 @@
 //! The forward for few rows (decoding): the weight's rows are decoded in registers, once.
 
 use super::LowRank;
+use super::cpu::with_scales;
 use crate::device::cpu::gemm::{Out, as_few, few};
-use crate::device::cpu::simd::Nf4Codes;
 use crate::device::cpu::simd::dot::{Sums, add_bf16, add_nf4};
 use crate::device::cpu::{Cpu, GemmElement};
-use crate::quant::nf4::{BLOCK, CODEBOOK, NESTED_BLOCK};
+use crate::quant::nf4::{BLOCK, nested_scale};
 use crate::quant::{Absmax, Nf4Matrix};
 
 /// y = x·Wᵀ + V·Bᵀ with the bits of the tile GEMM; false where this is not the way, and nothing is done.
@@ -29,20 +29,14 @@ pub fn forward<E: GemmElement>(
     let Some(x) = x else { return false };
     let out = Out { data: y, ld: w.rows, scale: 1.0 };
     few(cpu, m, w.rows, out, |row, rows, sums: &mut Sums| {
-        let codes = &w.codes[..];
         // The match is out here, so that the inner loop is compiled for each kind of scales.
         match &w.absmax {
             Absmax::Plain(absmax) => {
-                let scale = |block: usize| absmax[block];
-                let nf4 = Nf4Codes { codes, rows: w.rows, cols: k, scale, codebook: &CODEBOOK };
+                let nf4 = with_scales(w, |block| absmax[block]);
                 add_nf4(level, &nf4, row, rows, x, sums);
             }
-            Absmax::Nested { codes: nested, absmax2, offset, map } => {
-                let (nested, offset) = (&nested[..], *offset);
-                let scale = |block: usize| {
-                    map[nested[block] as usize] * absmax2[block / NESTED_BLOCK] + offset
-                };
-                let nf4 = Nf4Codes { codes, rows: w.rows, cols: k, scale, codebook: &CODEBOOK };
+            Absmax::Nested { codes, absmax2, offset, map } => {
+                let nf4 = with_scales(w, nested_scale(codes, absmax2, *offset, map));
                 add_nf4(level, &nf4, row, rows, x, sums);
             }
         }
