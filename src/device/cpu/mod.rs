@@ -33,7 +33,8 @@ pub struct Cpu {
 
 impl Cpu {
     /// A device with `threads` threads and the best instruction set that this machine has. 0: as many as
-    /// may run at once, which an affinity mask and a control group's quota limit (`taskset`, containers).
+    /// may run at once, which an affinity mask and a control group's quota limit: one in
+    /// `taskset -c 0 dayrun ...`, four in a container that may use four processors' time.
     pub fn new(threads: usize) -> Self {
         Self::with_level(Level::detect(), threads)
     }
