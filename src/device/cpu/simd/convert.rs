@@ -19,6 +19,7 @@ pub const BLOCK: usize = 512;
 ///
 /// Panics when the lengths differ.
 #[inline(always)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "one way to round"))]
 pub fn round_to_bf16(level: Level, from: &[f32], to: &mut [bf16]) {
     assert_eq!(from.len(), to.len());
     #[cfg(target_arch = "x86_64")]

@@ -31,12 +31,12 @@ pub struct Left<'a> {
 
 /// Most rows of which this level has the sums of this module, over `k` elements: pairs of them.
 pub fn few_rows(level: Level, k: usize) -> usize {
-    match level.0 {
+    match (level.0, k.is_multiple_of(2)) {
         #[cfg(target_arch = "x86_64")]
-        Set::Avx512Bf16 if k.is_multiple_of(2) => FEW,
+        (Set::Avx512Bf16, true) => FEW,
         // Three sums an output instead of one: with more rows, tiles are faster.
         #[cfg(target_arch = "x86_64")]
-        Set::AmxBf16 if k.is_multiple_of(2) => 4,
+        (Set::AmxBf16, true) => 4,
         _ => 0,
     }
 }

@@ -306,13 +306,14 @@ impl Product<'_> {
         c: &mut [f32],
         bounds: impl Fn(Range<usize>) -> (Range<usize>, Range<usize>),
     ) {
-        match level {
+        if level == Level::PORTABLE {
             // SSE2 has 16 registers of 4 lanes, and mul_add would be a library call.
-            Level::PORTABLE => self.strips::<T, ADD, false, 4, 8>(a, c, &bounds),
-            _ => level.vectorize(
+            self.strips::<T, ADD, false, 4, 8>(a, c, &bounds);
+        } else {
+            level.vectorize(
                 #[inline(always)]
                 || self.strips::<T, ADD, true, 6, 64>(a, c, &bounds),
-            ),
+            );
         }
     }
 
