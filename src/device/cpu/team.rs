@@ -16,6 +16,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::simd::KeptTiles;
+
 /// How long a member without work looks for some before it sleeps: longer than what lies between two
 /// ops of a step, short enough that an idle program uses no processor.
 const AWAKE: Duration = Duration::from_micros(200);
@@ -107,6 +109,7 @@ impl Team {
     /// A panic of a task is handed on when the others have ended.
     pub fn each<F: Fn(usize) + Sync>(&self, tasks: usize, f: F) {
         if tasks <= 1 || self.members.is_empty() || AT_WORK.get() {
+            let _kept = KeptTiles::keep();
             (0..tasks).for_each(f);
             return;
         }
@@ -195,6 +198,7 @@ impl Shared {
     /// # Safety
     /// The job's closure is alive.
     unsafe fn work(&self, job: Job) {
+        let _kept = KeptTiles::keep();
         loop {
             let task = self.next.fetch_add(1, SeqCst);
             if task >= job.tasks {

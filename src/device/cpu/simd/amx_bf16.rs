@@ -15,6 +15,8 @@ use std::arch::asm;
 use std::arch::x86_64::{
     __m512i, _mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_setzero_si512,
 };
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
@@ -111,6 +113,67 @@ const fn shapes(rows: usize) -> Shapes {
     shapes
 }
 
+thread_local! {
+    /// Inside a [`Kept`]: the rows that this thread's registers are configured for, 0 before the first.
+    static KEPT: Cell<Option<u8>> = const { Cell::new(None) };
+}
+
+/// While it lives, this thread's registers stay as the last tile configured them: configuring takes as long as
+/// the products of a contraction of 64. Dropped where the thread goes on to other people's code, who
+/// may configure them for themselves, and before it sleeps.
+pub struct Kept {
+    outermost: bool,
+    /// It is about this thread.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Kept {
+    pub fn new() -> Self {
+        let outermost = KEPT.get().is_none();
+        if outermost {
+            KEPT.set(Some(0));
+        }
+        Self { outermost, not_send: PhantomData }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if self.outermost && KEPT.take().is_some_and(|rows| rows > 0) {
+            // SAFETY: they were configured, so the CPU has the instruction.
+            unsafe { release() };
+        }
+    }
+}
+
+/// Configures the registers for tiles of `rows` rows. Returns whether to release them afterwards.
+///
+/// # Safety
+/// The CPU has the level.
+#[inline(always)]
+unsafe fn configure(rows: usize) -> bool {
+    let kept = KEPT.get();
+    if kept != Some(rows as u8) {
+        let shapes = &raw const SHAPES[rows];
+        // SAFETY: the caller's promise; 64 bytes with a valid configuration.
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) shapes, options(nostack, readonly, preserves_flags))
+        };
+        if kept.is_some() {
+            KEPT.set(Some(rows as u8));
+        }
+    }
+    kept.is_none()
+}
+
+/// # Safety
+/// The CPU has the level.
+#[inline(always)]
+unsafe fn release() {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) }
+}
+
 /// [`super::GemmElement::tile`] for bf16, with up to 32 rows.
 ///
 /// # Safety
@@ -142,7 +205,7 @@ pub unsafe fn narrow_tile_bf16(rows: usize, segments: &[Segment<bf16>], out: &mu
 /// Sums of `rows` rows: `TALL` where more than 16, `WIDE` with columns 16 to 32.
 ///
 /// The registers hold their values from one `asm!` to the next, since the compiler has no use of its own
-/// for them; between `ldtilecfg` and `tilerelease` there is nothing but this loop.
+/// for them, and nothing but this loop runs in between.
 ///
 /// # Safety
 /// As [`tile_bf16`].
@@ -153,13 +216,14 @@ unsafe fn tile<const TALL: bool, const WIDE: bool>(
     out: &mut [f32; MR * NR],
 ) {
     // SAFETY: rows is at most 32.
-    unsafe {
-        asm!("ldtilecfg [{}]", in(reg) &raw const SHAPES[rows], options(nostack, readonly, preserves_flags));
+    let release_it = unsafe {
+        let release_it = configure(rows);
         zero::<0>();
         zero::<1>();
         zero::<2>();
         zero::<3>();
-    }
+        release_it
+    };
     for segment in segments {
         let pitch = segment.lda * size_of::<bf16>();
         let (mut a, mut panel) = (segment.a.cast::<u8>(), segment.panel.cast::<u8>());
@@ -194,7 +258,9 @@ unsafe fn tile<const TALL: bool, const WIDE: bool>(
                 store::<3>(out.add(HALF * PANEL_PITCH + 64));
             }
         }
-        asm!("tilerelease", options(nostack, nomem, preserves_flags));
+        if release_it {
+            release();
+        }
     }
 }
 
@@ -334,7 +400,7 @@ unsafe fn dot<const C: u8, const A: u8, const B: u8>() {
 pub unsafe fn multiply_chains(rounds: usize) -> usize {
     // SAFETY: the caller's promise. The factors are zeros, which take as long as others.
     unsafe {
-        asm!("ldtilecfg [{}]", in(reg) &raw const SHAPES[ROWS], options(nostack, readonly, preserves_flags));
+        let release_it = configure(ROWS);
         zero::<4>();
         zero::<5>();
         zero::<6>();
@@ -345,7 +411,9 @@ pub unsafe fn multiply_chains(rounds: usize) -> usize {
             dot::<2, 5, 6>();
             dot::<3, 5, 7>();
         }
-        asm!("tilerelease", options(nostack, nomem, preserves_flags));
+        if release_it {
+            release();
+        }
     }
     rounds * 4 * HALF * HALF * DEPTH
 }
@@ -354,6 +422,35 @@ pub unsafe fn multiply_chains(rounds: usize) -> usize {
 mod tests {
     use super::super::{GemmElement, Level, panel_len, plain};
     use super::*;
+
+    /// Tiles of other heights in between, kept or not, nested or not, change nothing.
+    #[test]
+    fn kept_registers_have_the_shape_of_the_tile() {
+        let Ok(level) = Level::from_name("amx_bf16") else { return };
+        let a: Vec<bf16> = (0..MR * DEPTH).map(|i| bf16::from_f32((i % 23) as f32)).collect();
+        let panel: Vec<bf16> = (0..DEPTH * NR).map(|i| bf16::from_f32((i % 19) as f32)).collect();
+        let segment = Segment { a: a.as_ptr(), lda: DEPTH, k: DEPTH, panel: panel.as_ptr() };
+        let tile = |rows: usize| {
+            let mut out = [0.0; MR * NR];
+            // SAFETY: MR rows of 32 elements, a whole panel.
+            unsafe { bf16::tile(level, rows, std::slice::from_ref(&segment), &mut out) };
+            assert!(out[rows * NR..].iter().all(|x| *x == 0.0), "written behind {rows} rows");
+            out[..rows * NR].to_vec()
+        };
+        let alone: Vec<_> = (1..=ROWS).map(tile).collect();
+        for _ in 0..2 {
+            let kept = Kept::new();
+            for (i, rows) in [32, 5, 5, 17, 16, 1, 32].into_iter().enumerate() {
+                let nested = (i % 2 == 0).then(Kept::new);
+                assert_eq!(tile(rows), alone[rows - 1], "{rows} rows");
+                drop(nested);
+                assert_eq!(KEPT.get(), Some(rows as u8));
+            }
+            drop(kept);
+            assert_eq!(KEPT.get(), None);
+            assert_eq!(tile(7), alone[6]);
+        }
+    }
 
     /// Every height gives the bits of the sum in its order, over segments whose ends are no whole tile; what
     /// lies behind a row of A, or behind a panel, comes into none.

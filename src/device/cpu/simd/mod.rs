@@ -95,6 +95,25 @@ impl UnknownLevel {
     }
 }
 
+/// While it lives, this thread may keep its registers as they are from one tile to the next. For a stretch
+/// in which the thread runs nothing but this device's tasks.
+#[must_use]
+pub struct KeptTiles {
+    #[cfg(target_arch = "x86_64")]
+    _kept: amx_bf16::Kept,
+}
+
+impl KeptTiles {
+    /// See the type.
+    #[inline(always)]
+    pub fn keep() -> Self {
+        Self {
+            #[cfg(target_arch = "x86_64")]
+            _kept: amx_bf16::Kept::new(),
+        }
+    }
+}
+
 impl Level {
     /// Plain Rust, on any target.
     pub const PORTABLE: Level = Level(Set::Portable);
