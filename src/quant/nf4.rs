@@ -64,6 +64,29 @@ impl Absmax {
             }
         }
     }
+
+    /// The scales of the blocks from `first` on, as many as `out` has room for.
+    ///
+    /// Panics where there are fewer.
+    pub fn copy(&self, first: usize, out: &mut [f32]) {
+        match self {
+            Absmax::Plain(absmax) => out.copy_from_slice(&absmax[first..first + out.len()]),
+            Absmax::Nested { codes, absmax2, offset, map } => {
+                let codes = &codes[first..first + out.len()];
+                // A stretch for each value of absmax2.
+                let mut start = 0;
+                while start < out.len() {
+                    let block = (first + start) / NESTED_BLOCK;
+                    let stop = out.len().min(NESTED_BLOCK * (block + 1) - first);
+                    let scale = absmax2[block];
+                    for (out, &code) in out[start..stop].iter_mut().zip(&codes[start..stop]) {
+                        *out = map[code as usize] * scale + offset;
+                    }
+                    start = stop;
+                }
+            }
+        }
+    }
 }
 
 /// The scale of each block under double quantisation: [`Absmax::Nested`] taken apart once, for a loop.

@@ -131,7 +131,7 @@ fn decode_scaled<E: GemmElement>(
 }
 
 /// A weight as the decoders see it.
-pub fn with_scales<S: Fn(usize) -> f32>(w: &Nf4Matrix, scale: S) -> Nf4Codes<'_, S> {
+pub fn with_scales<S>(w: &Nf4Matrix, scale: S) -> Nf4Codes<'_, S> {
     let Nf4Matrix { rows, cols, ref codes, .. } = *w;
     Nf4Codes { codes, rows, cols, scale, codebook: &CODEBOOK }
 }

@@ -5,8 +5,8 @@ use super::cpu::with_scales;
 use crate::device::cpu::gemm::{Out, as_few, few};
 use crate::device::cpu::simd::dot::{Sums, add_bf16, add_nf4};
 use crate::device::cpu::{Cpu, GemmElement};
-use crate::quant::nf4::{BLOCK, nested_scale};
-use crate::quant::{Absmax, Nf4Matrix};
+use crate::quant::Nf4Matrix;
+use crate::quant::nf4::BLOCK;
 
 /// y = x·Wᵀ + V·Bᵀ with the bits of the tile GEMM; false where this is not the way, and nothing is done.
 pub fn forward<E: GemmElement>(
@@ -29,17 +29,8 @@ pub fn forward<E: GemmElement>(
     let Some(x) = x else { return false };
     let out = Out { data: y, ld: w.rows, scale: 1.0 };
     few(cpu, m, w.rows, out, |row, rows, sums: &mut Sums| {
-        // The match is out here, so that the inner loop is compiled for each kind of scales.
-        match &w.absmax {
-            Absmax::Plain(absmax) => {
-                let nf4 = with_scales(w, |block| absmax[block]);
-                add_nf4(level, &nf4, row, rows, x, sums);
-            }
-            Absmax::Nested { codes, absmax2, offset, map } => {
-                let nf4 = with_scales(w, nested_scale(codes, absmax2, *offset, map));
-                add_nf4(level, &nf4, row, rows, x, sums);
-            }
-        }
+        let nf4 = with_scales(w, |first, out: &mut [f32]| w.absmax.copy(first, out));
+        add_nf4(level, &nf4, row, rows, x, sums);
         if let Some((left, r, right)) = adapter {
             add_bf16(level, right, r, row, rows, left, sums);
         }

@@ -29,9 +29,9 @@ use super::{MR, NR, Segment};
 /// Rows of sums that one product makes, two products high.
 pub const ROWS: usize = 32;
 /// Rows of one register.
-const HALF: usize = 16;
+pub const HALF: usize = 16;
 /// Elements of k that one product takes: a row of A is 64 bytes.
-const DEPTH: usize = 32;
+pub const DEPTH: usize = 32;
 /// Bytes from one row of a panel to the next.
 const PANEL_PITCH: usize = 4 * NR;
 
@@ -146,12 +146,13 @@ impl Drop for Kept {
     }
 }
 
-/// Configures the registers for tiles of `rows` rows. Returns whether to release them afterwards.
+/// Configures the registers for tiles of `rows` rows: sums 0 and 1 of factor 4, sums 2 and 3 of factor 5, which
+/// are in use with more than 16. Returns whether to release them afterwards.
 ///
 /// # Safety
 /// The CPU has the level.
 #[inline(always)]
-unsafe fn configure(rows: usize) -> bool {
+pub unsafe fn configure(rows: usize) -> bool {
     let kept = KEPT.get();
     if kept != Some(rows as u8) {
         let shapes = &raw const SHAPES[rows];
@@ -169,7 +170,7 @@ unsafe fn configure(rows: usize) -> bool {
 /// # Safety
 /// The CPU has the level.
 #[inline(always)]
-unsafe fn release() {
+pub unsafe fn release() {
     // SAFETY: the caller's promise.
     unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) }
 }
@@ -248,14 +249,14 @@ unsafe fn tile<const TALL: bool, const WIDE: bool>(
     let out = out.as_mut_ptr().cast::<u8>();
     // SAFETY: the shapes have `rows` rows together; each has 64 bytes, twice in a row of `out`.
     unsafe {
-        store::<0>(out);
+        store::<0>(out, PANEL_PITCH);
         if WIDE {
-            store::<1>(out.add(64));
+            store::<1>(out.add(64), PANEL_PITCH);
         }
         if TALL {
-            store::<2>(out.add(HALF * PANEL_PITCH));
+            store::<2>(out.add(HALF * PANEL_PITCH), PANEL_PITCH);
             if WIDE {
-                store::<3>(out.add(HALF * PANEL_PITCH + 64));
+                store::<3>(out.add(HALF * PANEL_PITCH + 64), PANEL_PITCH);
             }
         }
         if release_it {
@@ -266,7 +267,7 @@ unsafe fn tile<const TALL: bool, const WIDE: bool>(
 
 /// The end of a contraction, with zeros behind it: neither the next columns of A nor what lies behind the
 /// panel may come into a sum, since a NaN times zero is none.
-struct Padded([MaybeUninit<__m512i>; 2 * HALF]);
+pub struct Padded(pub [MaybeUninit<__m512i>; 2 * HALF]);
 
 impl Padded {
     /// Of A, a line a row; lines that the registers do not have stay unwritten.
@@ -275,7 +276,7 @@ impl Padded {
     /// `rows` ≤ 32 rows of `left` < 32 elements are readable at this pitch; the CPU has AVX-512 F and BW.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn of_a(a: *const u8, pitch: usize, rows: usize, left: usize) -> Self {
+    pub unsafe fn of_a(a: *const u8, pitch: usize, rows: usize, left: usize) -> Self {
         let mut padded = Self([MaybeUninit::uninit(); 2 * HALF]);
         let mask = (1u32 << left) - 1;
         for (r, line) in padded.0.iter_mut().take(rows).enumerate() {
@@ -346,7 +347,7 @@ unsafe fn zero<const T: u8>() {
 /// # Safety
 /// The register's rows are readable from `from`, one each `pitch` bytes.
 #[inline(always)]
-unsafe fn load<const T: u8>(from: *const u8, pitch: usize) {
+pub unsafe fn load<const T: u8>(from: *const u8, pitch: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         asm!(
@@ -360,16 +361,16 @@ unsafe fn load<const T: u8>(from: *const u8, pitch: usize) {
 }
 
 /// # Safety
-/// The register's rows are writable from `to`, one each 128 bytes.
+/// The register's rows are writable from `to`, one each `pitch` bytes.
 #[inline(always)]
-unsafe fn store<const T: u8>(to: *mut u8) {
+pub unsafe fn store<const T: u8>(to: *mut u8, pitch: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         asm!(
             "tilestored [{to} + {pitch}], tmm{t}",
             t = const T,
             to = in(reg) to,
-            pitch = in(reg) PANEL_PITCH,
+            pitch = in(reg) pitch,
             options(nostack, preserves_flags),
         )
     }
@@ -380,7 +381,7 @@ unsafe fn store<const T: u8>(to: *mut u8) {
 /// # Safety
 /// The registers are configured.
 #[inline(always)]
-unsafe fn dot<const C: u8, const A: u8, const B: u8>() {
+pub unsafe fn dot<const C: u8, const A: u8, const B: u8>() {
     // SAFETY: the caller's promise.
     unsafe {
         asm!(

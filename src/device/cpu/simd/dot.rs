@@ -7,6 +7,8 @@
 //! row's result would depend on how many rows are computed beside it.
 
 #[cfg(target_arch = "x86_64")]
+mod amx_bf16;
+#[cfg(target_arch = "x86_64")]
 mod avx512bf16;
 
 use half::bf16;
@@ -33,40 +35,35 @@ pub struct Left<'a> {
 pub fn few_rows(level: Level, k: usize) -> usize {
     match (level.0, k.is_multiple_of(2)) {
         #[cfg(target_arch = "x86_64")]
-        (Set::Avx512Bf16, true) => FEW,
-        // Three sums an output instead of one: with more rows, tiles are faster.
-        #[cfg(target_arch = "x86_64")]
-        (Set::AmxBf16, true) => 4,
+        (Set::Avx512Bf16 | Set::AmxBf16, true) => FEW,
         _ => 0,
     }
 }
 
-/// Calls a sum for as many rows as there are, in the order of the level's tiles.
+/// Calls the level's sum, written for any number of rows or for each.
 #[cfg(target_arch = "x86_64")]
 macro_rules! by_rows {
     ($level:expr, $m:expr, $sum:ident($($argument:expr),*)) => {
-        match ($level.0 == Set::AmxBf16, $m) {
-            (true, 1) => avx512bf16::$sum::<1, true>($($argument),*),
-            (true, 2) => avx512bf16::$sum::<2, true>($($argument),*),
-            (true, 3) => avx512bf16::$sum::<3, true>($($argument),*),
-            (true, _) => avx512bf16::$sum::<4, true>($($argument),*),
-            (false, 1) => avx512bf16::$sum::<1, false>($($argument),*),
-            (false, 2) => avx512bf16::$sum::<2, false>($($argument),*),
-            (false, 3) => avx512bf16::$sum::<3, false>($($argument),*),
-            (false, 4) => avx512bf16::$sum::<4, false>($($argument),*),
-            (false, 5) => avx512bf16::$sum::<5, false>($($argument),*),
-            (false, 6) => avx512bf16::$sum::<6, false>($($argument),*),
-            (false, 7) => avx512bf16::$sum::<7, false>($($argument),*),
-            (false, _) => avx512bf16::$sum::<8, false>($($argument),*),
+        match ($level.0, $m) {
+            (Set::AmxBf16, _) => amx_bf16::$sum($($argument),*),
+            (_, 1) => avx512bf16::$sum::<1>($($argument),*),
+            (_, 2) => avx512bf16::$sum::<2>($($argument),*),
+            (_, 3) => avx512bf16::$sum::<3>($($argument),*),
+            (_, 4) => avx512bf16::$sum::<4>($($argument),*),
+            (_, 5) => avx512bf16::$sum::<5>($($argument),*),
+            (_, 6) => avx512bf16::$sum::<6>($($argument),*),
+            (_, 7) => avx512bf16::$sum::<7>($($argument),*),
+            (_, _) => avx512bf16::$sum::<8>($($argument),*),
         }
     };
 }
 
 /// `sums[r][j] += Σ_k x[r, k] · W[row0 + j, k]` for `rows` ≤ 32 rows of an NF4 matrix whose width is a
-/// multiple of 64; what comes after them is fetched. Sums of other rows are arbitrary.
+/// multiple of 64; what comes after them is fetched. Sums of other rows are arbitrary. `nf4.scale(first,
+/// out)` fills out with the scales of the blocks from the first on.
 ///
 /// Panics where slices are too short, and where x has more rows than [`few_rows`].
-pub fn add_nf4<S: Fn(usize) -> f32>(
+pub fn add_nf4<S: Fn(usize, &mut [f32])>(
     level: Level,
     nf4: &Nf4Codes<S>,
     row0: usize,

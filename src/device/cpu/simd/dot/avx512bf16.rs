@@ -1,8 +1,4 @@
 //! The sums for few rows with AVX-512, VBMI and BF16.
-//!
-//! `TILES` is how a sum runs: with the dot product of pairs, pair after pair; or as AMX sums, so that its
-//! tiles and these give the same bits. AMX takes 32 elements at a time, adds up the even and the odd ones
-//! apart, each with one rounding a product, and then both to the sum.
 
 use std::arch::x86_64::*;
 
@@ -39,8 +35,8 @@ static PLACES: [[u8; 64]; 8] = places();
 /// # Safety
 /// `1..=32` rows; x holds M rows of `cols`, a multiple of 64; the CPU has the features.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512bf16")]
-pub unsafe fn nf4<const M: usize, const TILES: bool>(
-    nf4: &Nf4Codes<impl Fn(usize) -> f32>,
+pub unsafe fn nf4<const M: usize>(
+    nf4: &Nf4Codes<impl Fn(usize, &mut [f32])>,
     row0: usize,
     rows: usize,
     x: Left,
@@ -58,13 +54,15 @@ pub unsafe fn nf4<const M: usize, const TILES: bool>(
         (_mm512_loadu_ps(nf4.codebook.as_ptr()), places)
     };
     let twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-    let mut acc: [[Sum<TILES>; 2]; M] = std::array::from_fn(|r| load(&sums[r]));
+    let mut acc: [[__m512; 2]; M] = std::array::from_fn(|r| load(&sums[r]));
     let mut scales = [[0f32; NR]; SCALES];
+    let mut of_row = [0f32; SCALES];
     for first in (0..blocks).step_by(SCALES) {
         let count = SCALES.min(blocks - first);
         for (j, row) in row.iter().enumerate() {
-            for (b, scales) in scales[..count].iter_mut().enumerate() {
-                scales[j] = (nf4.scale)(row * blocks + first + b);
+            (nf4.scale)(row * blocks + first, &mut of_row[..count]);
+            for (scales, of_row) in scales.iter_mut().zip(&of_row[..count]) {
+                scales[j] = *of_row;
             }
         }
         for (b, scales) in scales[..count].iter().enumerate() {
@@ -88,8 +86,6 @@ pub unsafe fn nf4<const M: usize, const TILES: bool>(
                     codes[h] = quarter;
                 }
             }
-            // SAFETY: a block's columns are inside the rows.
-            let x = unsafe { Columns::<M, BLOCK>::new::<TILES>(x, 2 * byte, BLOCK) };
             for (q, codes) in codes.iter().enumerate() {
                 for (p, &place) in places.iter().enumerate() {
                     let value = |h: usize| {
@@ -101,14 +97,12 @@ pub unsafe fn nf4<const M: usize, const TILES: bool>(
                         _mm512_cvtne2ps_pbh(value(3), value(2)),
                     ];
                     for (r, acc) in acc.iter_mut().enumerate() {
+                        // SAFETY: two columns of a row that is there.
+                        let x = unsafe { pair(x, r, 2 * byte + 16 * q + 2 * p) };
                         for (acc, w) in acc.iter_mut().zip(w) {
-                            // SAFETY: two of the columns, of a row that is there.
-                            unsafe { acc.add(w, &x, r, 16 * q + 2 * p) };
+                            *acc = _mm512_dpbf16_ps(*acc, w, x);
                         }
                     }
-                }
-                if q % 2 == 1 {
-                    acc.iter_mut().flatten().for_each(|sum| sum.end_tile());
                 }
             }
         }
@@ -151,18 +145,16 @@ unsafe fn quarters(start: &[*const u8], byte: usize) -> [__m512i; 4] {
 /// `1..=32` rows of `k` elements without gaps are readable from `w`, k even; x holds M rows of k; the
 /// CPU has the features.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub unsafe fn rows<const M: usize, const TILES: bool>(
+pub unsafe fn rows<const M: usize>(
     w: *const bf16,
     rows: usize,
     k: usize,
     x: Left,
     sums: &mut Sums,
 ) {
-    let mut acc: [[Sum<TILES>; 2]; M] = std::array::from_fn(|r| load(&sums[r]));
+    let mut acc: [[__m512; 2]; M] = std::array::from_fn(|r| load(&sums[r]));
     for first in (0..k / 2).step_by(16) {
         let count = (k / 2 - first).min(16);
-        // SAFETY: these columns are inside the rows.
-        let x = unsafe { Columns::<M, 32>::new::<TILES>(x, 2 * first, 2 * count) };
         let mask = u16::MAX >> (16 - count);
         for half in 0..2 {
             let square: [__m512i; 16] = std::array::from_fn(|j| {
@@ -175,8 +167,9 @@ pub unsafe fn rows<const M: usize, const TILES: bool>(
             let turned = turn(&square);
             let mut step = |i: usize, w: __m512i| {
                 for (r, acc) in acc.iter_mut().enumerate() {
-                    // SAFETY: two of the columns, of a row that is there.
-                    unsafe { acc[half].add(as_bh(w), &x, r, 2 * i) };
+                    // SAFETY: two columns of a row that is there.
+                    let x = unsafe { pair(x, r, 2 * (first + i)) };
+                    acc[half] = _mm512_dpbf16_ps(acc[half], as_bh(w), x);
                 }
             };
             match count {
@@ -184,7 +177,6 @@ pub unsafe fn rows<const M: usize, const TILES: bool>(
                 _ => turned[..count].iter().enumerate().for_each(|(i, &w)| step(i, w)),
             }
         }
-        acc.iter_mut().flatten().for_each(|sum| sum.end_tile());
     }
     for (acc, sums) in acc.iter().zip(sums) {
         store(acc, sums);
@@ -227,113 +219,33 @@ fn turn(rows: &[__m512i; 16]) -> [__m512i; 16] {
     out
 }
 
-/// Some columns of x, from which pairs are broadcast: where they lie, and widened if f32 are multiplied.
-struct Columns<const M: usize, const N: usize> {
-    pairs: *const bf16,
-    ld: usize,
-    wide: [[f32; N]; M],
-}
-
-impl<const M: usize, const N: usize> Columns<M, N> {
-    /// `count` ≤ N columns of M rows from column `first`.
-    ///
-    /// # Safety
-    /// They are inside x; the CPU has the features.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn new<const TILES: bool>(x: Left, first: usize, count: usize) -> Self {
-        let mut columns =
-            Self { pairs: x.data.as_ptr().wrapping_add(first), ld: x.ld, wide: [[0.0; N]; M] };
-        if TILES {
-            for (r, wide) in columns.wide.iter_mut().enumerate() {
-                for at in (0..count).step_by(16) {
-                    let mask = u16::MAX >> (16 - (count - at).min(16));
-                    // SAFETY: as many elements as the mask has of row r; N is a multiple of 16.
-                    unsafe {
-                        let from = columns.pairs.add(r * x.ld + at);
-                        let words =
-                            _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from.cast()));
-                        let words = _mm512_slli_epi32::<16>(words);
-                        _mm512_storeu_si512(wide.as_mut_ptr().add(at).cast(), words);
-                    }
-                }
-            }
-        }
-        columns
-    }
-}
-
-/// A sum in each of 16 lanes.
-#[derive(Clone, Copy)]
-struct Sum<const TILES: bool> {
-    whole: __m512,
-    /// Where sums run as AMX's: of the even and of the odd elements of this tile.
-    parts: [__m512; 2],
-}
-
-impl<const TILES: bool> Sum<TILES> {
-    /// Adds the products of `w`'s pairs with elements `i` and `i + 1` of row `r` of the columns.
-    ///
-    /// # Safety
-    /// They are there; the CPU has the features.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn add<const M: usize, const N: usize>(
-        &mut self,
-        w: __m512bh,
-        x: &Columns<M, N>,
-        r: usize,
-        i: usize,
-    ) {
-        if TILES {
-            let w = from_bh(w);
-            let even = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(w));
-            let odd = _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32(!0xffff)));
-            let x = &x.wide[r];
-            self.parts[0] = _mm512_fmadd_ps(even, _mm512_set1_ps(x[i]), self.parts[0]);
-            self.parts[1] = _mm512_fmadd_ps(odd, _mm512_set1_ps(x[i + 1]), self.parts[1]);
-        } else {
-            // SAFETY: the caller's promise.
-            let pair = unsafe { x.pairs.add(r * x.ld + i).cast::<i32>().read_unaligned() };
-            self.whole = _mm512_dpbf16_ps(self.whole, w, as_bh(_mm512_set1_epi32(pair)));
-        }
-    }
-
-    /// Ends a stretch of 32 elements.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn end_tile(&mut self) {
-        if TILES {
-            self.whole = _mm512_add_ps(self.whole, _mm512_add_ps(self.parts[0], self.parts[1]));
-            self.parts = [_mm512_setzero_ps(); 2];
-        }
-    }
+/// Elements `i` and `i + 1` of row `r` of x, in each lane.
+///
+/// # Safety
+/// They are there; the CPU has the features.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn pair(x: Left, r: usize, i: usize) -> __m512bh {
+    // SAFETY: the caller's promise.
+    let pair = unsafe { x.data.as_ptr().add(r * x.ld + i).cast::<i32>().read_unaligned() };
+    as_bh(_mm512_set1_epi32(pair))
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load<const TILES: bool>(sums: &[f32; NR]) -> [Sum<TILES>; 2] {
-    let parts = [_mm512_setzero_ps(); 2];
+fn load(sums: &[f32; NR]) -> [__m512; 2] {
     // SAFETY: 32 floats.
-    let halves =
-        unsafe { [_mm512_loadu_ps(sums.as_ptr()), _mm512_loadu_ps(sums.as_ptr().add(16))] };
-    halves.map(|whole| Sum { whole, parts })
+    unsafe { [_mm512_loadu_ps(sums.as_ptr()), _mm512_loadu_ps(sums.as_ptr().add(16))] }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store<const TILES: bool>(acc: &[Sum<TILES>; 2], sums: &mut [f32; NR]) {
+fn store(acc: &[__m512; 2], sums: &mut [f32; NR]) {
     // SAFETY: 32 floats.
     unsafe {
-        _mm512_storeu_ps(sums.as_mut_ptr(), acc[0].whole);
-        _mm512_storeu_ps(sums.as_mut_ptr().add(16), acc[1].whole);
+        _mm512_storeu_ps(sums.as_mut_ptr(), acc[0]);
+        _mm512_storeu_ps(sums.as_mut_ptr().add(16), acc[1]);
     }
-}
-
-#[inline(always)]
-fn from_bh(x: __m512bh) -> __m512i {
-    // SAFETY: both are 512 bits without invalid patterns.
-    unsafe { std::mem::transmute(x) }
 }
 
 #[inline(always)]
