@@ -388,6 +388,25 @@ mod tests {
         }
         all::<bf16>(&refused);
         all::<f32>(&refused);
+        for level in Level::available().filter(|level| level.has_bf16()) {
+            let (s, zeros, huge) = ([0.0; MR * NR], [0.0; NR], 1 << 59);
+            let softmax = |stride: usize, panels: usize, p: &mut [bf16]| {
+                let (mut max, mut sum, mut rescale) = ([0.0], [1.0], [0.0]);
+                let rows = softmax::Rows { max: &mut max, sum: &mut sum, rescale: &mut rescale };
+                softmax::softmax(level, 1.0, (&s, stride, panels), |_| usize::MAX, rows, p);
+            };
+            refused(&|| softmax(1 << 63, 3, &mut [bf16::ZERO; 3 * NR]));
+            refused(&|| softmax(usize::MAX, 2, &mut [bf16::ZERO; 2 * NR]));
+            refused(&|| softmax(0, huge, &mut []));
+            refused(&|| softmax(0, huge + 1, &mut [bf16::ZERO; NR]));
+            for keys in [huge, huge + 1, MR + 1] {
+                let (stats, first) = ((&zeros, &zeros), |_: usize| 0);
+                refused(&|| {
+                    let [p, ds] = &mut [[bf16::ZERO; NR]; 2];
+                    softmax::gradients(level, 1.0, keys, (&s, &s), stats, first, p, ds);
+                });
+            }
+        }
         assert!(!rows_fit(100, 1 << 63, 3, 10) && !rows_fit(100, usize::MAX, 2, 10));
         assert!(rows_fit(100, usize::MAX, 1, 100) && rows_fit(110, 50, 3, 10));
     }

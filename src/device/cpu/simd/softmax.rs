@@ -5,7 +5,7 @@
 use half::bf16;
 
 use super::product::Tile;
-use super::{Level, NR};
+use super::{Level, MR, NR, rows_fit};
 
 /// The running softmax of rows: base-2 maximum, sum of exponentials under it, and the factor by which
 /// a tile lets what was summed before it shrink.
@@ -36,7 +36,12 @@ pub fn softmax(
     let Rows { max, sum, rescale } = rows;
     let count = max.len();
     assert!(level.has_bf16() && sum.len() == count && rescale.len() == count && panels > 0);
-    assert!(s.len() >= (panels - 1) * stride + count * NR && p.len() >= count * panels * NR);
+    // By division: `panels · 32` may wrap. No panels of a p that has them do.
+    assert!(
+        panels <= p.len() / NR && rows_fit(p.len(), panels * NR, count, panels * NR),
+        "p too short"
+    );
+    assert!(rows_fit(s.len(), stride, panels, count * NR), "s too short");
     #[cfg(target_arch = "x86_64")]
     for (r, p) in p.chunks_exact_mut(panels * NR).take(count).enumerate() {
         let seen = seen(r).min(panels * NR);
@@ -67,8 +72,8 @@ pub fn gradients(
     p: &mut [bf16],
     ds: &mut [bf16],
 ) {
-    assert!(level.has_bf16() && s.len() >= keys * NR);
-    assert!(p.len() >= keys * NR && ds.len() >= keys * NR);
+    assert!(level.has_bf16());
+    assert!(keys <= MR && keys <= p.len().min(ds.len()) / NR, "p or ds too short");
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the level has the instructions; the slices have `keys` rows.
     unsafe {
@@ -240,7 +245,6 @@ mod x86 {
 mod tests {
     use super::*;
     use crate::device::cpu::Element;
-    use crate::device::cpu::simd::MR;
     use crate::device::cpu::simd::product::tile_rows;
 
     fn levels() -> impl Iterator<Item = Level> {
