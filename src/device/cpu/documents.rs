@@ -54,6 +54,9 @@ impl<'a> Cut<'a> {
     pub fn new(cu_seqlens: &'a [u32], size: usize, columns: usize) -> Self {
         assert!(size > 0 && columns > 0, "blocks of no elements");
         assert!(cu_seqlens.is_sorted(), "a document that ends before it begins");
+        // Blocks are at most as many as rows: nothing below, which multiplies them by columns, wraps.
+        let rows = cu_seqlens.last().map_or(0, |&end| end as usize);
+        assert!(rows.checked_mul(columns).is_some(), "more columns than can be counted");
         Self { cu_seqlens, size, columns, distance: 0 }
     }
 
@@ -88,7 +91,8 @@ impl<'a> Cut<'a> {
 
     /// `len` elements for each part of each block of a document that has several; none for others.
     pub fn slots_mut<T: Send>(self, side: Side, data: &'a mut [T], len: usize) -> SlotsMut<'a, T> {
-        let needed = (self.slots() * self.columns).checked_mul(len);
+        let parts = self.slots().checked_mul(self.columns);
+        let needed = parts.and_then(|parts| parts.checked_mul(len));
         assert!(needed.is_some_and(|needed| needed <= data.len()), "slots too few");
         SlotsMut { data: data.as_mut_ptr(), len, cut: self, side, borrow: PhantomData }
     }
@@ -306,6 +310,13 @@ mod tests {
     #[should_panic(expected = "too small to be cut")]
     fn a_matrix_too_small_is_refused() {
         Cut::new(&[0, 4], 2, 1).rows_mut(Side::Later, &mut [0; 11], 3);
+    }
+
+    #[test]
+    #[should_panic(expected = "more columns than")]
+    fn columns_whose_number_wraps_are_refused() {
+        // Two blocks by 2^63 columns: no slots at all, if they wrap.
+        Cut::new(&[0, 2], 1, 1 << 63).slots_mut(Side::Later, &mut [0; 1], 1);
     }
 
     #[test]
