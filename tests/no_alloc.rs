@@ -67,11 +67,5 @@ fn steps_allocate_nothing() {
     assert!(counted().0 > 0, "the allocator does not count");
     assert_eq!(allocations::<f32>(true), (0, 0));
     assert_eq!(allocations::<bf16>(true), (0, 0));
-    // From outside, every entry into the pool goes through rayon's queue, which takes a block of
-    // 1.5 KB for 63 entries and frees it behind them. A step enters once for each micro-batch and
-    // three times for the update.
-    let (calls, bytes) = allocations::<bf16>(false);
-    let entries = STEPS * 3 + STEPS + STEPS.div_ceil(3);
-    assert!(calls <= entries / 63 + 1, "{calls} allocations");
-    assert!(bytes <= calls * 2048, "{calls} allocations of {bytes} bytes together");
+    assert_eq!(allocations::<bf16>(false), (0, 0));
 }
