@@ -7,15 +7,16 @@
 //!        └──┴──┴──┴──┘                thread's scratch, and lives in L2 while every row meets it
 //!   ┌───┐┌──┬──┬──┬──┐
 //! m │ a ││  │▓▓│  │  │  12 rows × 32  one register tile: 24 sums of 16 f32; per pair of k two loads
-//!   └───┘└──┴──┴──┴──┘                of the panel and 12 broadcasts from a feed 24 dot products
+//!   └───┘└──┴──┴──┴──┘                of the panel and 12 broadcasts from a feed 24 dot products. With
+//!                                     AMX 32 rows: four sums of 16 × 16 in registers of that shape
 //! ```
 //!
 //! Why so: the register tile bounds the rate (24 independent chains cover the multiplier's latency, and
 //! 14 loads for 24 products leave the load ports half idle), so the rest only has to stay out of its way.
 //! A panel is packed once per stretch and multiplied with all its rows: at 512 rows packing is some
 //! 3 % of the work. A quantised weight is never decoded as a whole, so it costs the memory traffic of its
-//! 4 bits. `a` is read where it lies: 12 rows are 12 streams, which the caches follow, unless their
-//! pitch is a multiple of 4 KiB; the one product with such a pitch and a contraction too long for a
+//! 4 bits. `a` is read where it lies: a tile's rows are as many streams, which the caches follow, unless
+//! their pitch is a multiple of 4 KiB; the one product with such a pitch and a contraction too long for a
 //! panel in L2, the head's backward, goes through [`gemm_long`].
 //!
 //! A panel's source comes from memory, not from cache (the weights of a model do not fit any). While a
@@ -280,8 +281,8 @@ const GAP: usize = 32;
 
 /// As [`gemm`], for long `k`: sums over stretches of [`LONG_K`] are added up in f32, in order.
 ///
-/// A stretch of `a` is first copied together: its rows may lie at a pitch of a power of two (a
-/// vocabulary of 49152 is 24 pages), where the twelve rows of a tile would throw each other out of L1.
+/// A stretch of `a` is first copied together: its rows may lie at a pitch of a power of two (a vocabulary
+/// of 49152 is 24 pages), where the rows of a tile (12, with AMX 32) would throw each other out of L1.
 pub fn gemm_long<E: GemmElement, O: Element>(
     cpu: &Cpu,
     m: usize,

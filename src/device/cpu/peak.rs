@@ -11,9 +11,10 @@ const RUN: Duration = Duration::from_millis(200);
 /// Rounds of all chains between two looks at the clock: some 20 µs.
 const ROUNDS: usize = 2048;
 
-/// FLOP/s of the level's widest product of bf16 (dot products where it has them, else f32
-/// multiply-adds) on all threads at once: 24 independent chains a thread (12 where there are but 16
-/// registers, 4 of tiles), best of ten runs of 0.2 s.
+/// FLOP/s of the level's own widest product of bf16 (tiles, dot products, else f32 multiply-adds) on all
+/// threads at once: 24 independent chains a thread (12 where there are but 16 registers, 4 of tiles), best
+/// of ten runs of 0.2 s. A share of it is on `amx_bf16` one of the tiles' peak, several times that of
+/// `avx512bf16`.
 ///
 /// The best run and not the median: on a shared machine it is the one least disturbed.
 pub fn bf16_flops_per_second(cpu: &Cpu) -> f64 {

@@ -43,9 +43,10 @@ pub trait GemmElement: Element {
     /// `out[r][j] = Σ over segments and k of a[r, k] · panel[k, j]`, rows `0..rows` of `out`.
     ///
     /// Over segments and k in order, one f32 multiply-add after the other: fused on `avx2` and
-    /// `avx512f` (the same bits), with two roundings on `portable`; f32 on `avx512bf16` and `amx_bf16`
-    /// as on `avx512f`. bf16 goes there by pairs of k, as the dot product adds them, and by 32
-    /// elements of k, whose even and odd ones are summed apart (subnormal numbers count as zeros).
+    /// `avx512f` (the same bits), with two roundings on `portable`. f32 goes on `avx512bf16` and `amx_bf16`
+    /// as on `avx512f`; bf16 not. On `avx512bf16` it goes by pairs of k, as the dot product adds them; on
+    /// `amx_bf16` by 32 elements of k, whose even and odd ones are summed apart, and what is subnormal, given
+    /// or made, counts as zero.
     ///
     /// # Safety
     /// For every segment: `rows` rows of `k` elements at pitch `lda` are readable from `a`, and
