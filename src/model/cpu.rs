@@ -92,9 +92,12 @@ impl<E: GemmElement> CpuEngine<E> {
         })
     }
 
-    /// Bytes of planned memory (activations and scratch).
+    /// Bytes of planned memory (activations and scratch), and of the sums of attention's backward. The scratch
+    /// that each thread keeps for itself is not counted.
     pub fn planned_bytes(&self) -> usize {
-        self.memory.bytes()
+        let config = &self.weights.config;
+        let tokens = if let Kind::Train { tokens } = self.kind { tokens } else { 0 };
+        self.memory.bytes() + attention::reserved_bytes::<E>(&self.cpu, &dims(config), tokens)
     }
 
     /// The most tokens that one run takes.

@@ -15,6 +15,11 @@ use crate::device::cpu::{Cpu, Element};
 
 use super::{Dims, OP, check, check_at_least, check_documents};
 
+/// See [`super::reserved_bytes`].
+pub fn reserved_bytes<E: Element>(cpu: &Cpu, dims: &Dims, tokens: usize) -> usize {
+    if bf16::takes::<E>(cpu.level, dims) { bf16::reserved_bytes(dims, tokens) } else { 0 }
+}
+
 /// Grows every thread's scratch to what attention of these dimensions needs, and the calling thread's
 /// to what the backward pass of `tokens` tokens needs (0: there is none).
 pub fn reserve<E: Element>(cpu: &Cpu, dims: &Dims, tokens: usize) {

@@ -27,7 +27,15 @@
 //!
 //! Memory: tiles of at most a few hundred queries by 64 or 256 keys; never a T × T matrix. Each thread
 //! keeps one scratch buffer that grows to the largest head_dim and group it has met. With bf16 products the
-//! thread that calls `backward` also keeps sums of dq, dk and dv in f32, if documents have several blocks.
+//! thread that calls `backward` also keeps sums of dq, dk and dv in f32, for documents of several blocks of b
+//! tokens (768 / group in 64..=256, in whole 32s). For up to T > b tokens these are
+//!
+//! ```text
+//! 2 ⌈T / b⌉ · b · (heads + 2 kv_heads) · w · 4 bytes      w: head_dim in whole 32s
+//! ```
+//!
+//! (16 MB for T = 2048, 9 heads and 3 kv_heads of 64), outside the caller's buffers: [`reserve`] makes them,
+//! [`reserved_bytes`] counts them.
 //!
 //! Determinism: tiles are cut relative to the start of a document, and sums have one order, so the bits
 //! depend neither on the number of threads nor on what else is packed. A NaN or infinity stays inside its
@@ -69,6 +77,11 @@ pub fn reserve<E: Element>(cpu: &Cpu, dims: &Dims, tokens: usize) -> Result<(), 
     dims.check()?;
     cpu::reserve::<E>(cpu, dims, tokens);
     Ok(())
+}
+
+/// Bytes of the sums that [`reserve`] makes the calling thread keep for backward of up to `tokens` tokens.
+pub fn reserved_bytes<E: Element>(cpu: &Cpu, dims: &Dims, tokens: usize) -> usize {
+    cpu::reserved_bytes::<E>(cpu, dims, tokens)
 }
 
 impl Dims {

@@ -58,12 +58,22 @@ fn sums(dims: &Dims, tokens: usize) -> (usize, usize) {
 /// Grows every thread's scratch to what a block needs, and the calling one's to the sums of documents of
 /// `tokens` tokens together.
 pub fn reserve(cpu: &Cpu, dims: &Dims, tokens: usize) {
+    let size = block_len(dims).min(tokens);
+    cpu.broadcast(|| with_scratch(lens(dims, size, size, true), |_| ()));
+    with_sums(most_slots(dims, tokens), dims, |_, _| ());
+}
+
+/// Bytes of the calling thread's sums.
+pub fn reserved_bytes(dims: &Dims, tokens: usize) -> usize {
+    let (queries, keys) = sums(dims, block_len(dims));
+    most_slots(dims, tokens) * (queries + keys) * size_of::<f32>()
+}
+
+/// The most blocks, of each key head, that documents of several blocks have in `tokens` tokens together.
+fn most_slots(dims: &Dims, tokens: usize) -> usize {
     let size = block_len(dims);
-    cpu.broadcast(|| with_scratch(lens(dims, size.min(tokens), size.min(tokens), true), |_| ()));
-    if tokens > size {
-        // A document of n > 1 blocks has more than n - 1 times their length.
-        with_sums(2 * tokens.div_ceil(size) * dims.kv_heads, dims, |_, _| ());
-    }
+    // A document of n > 1 blocks has more than n - 1 times their length.
+    if tokens > size { 2 * tokens.div_ceil(size) * dims.kv_heads } else { 0 }
 }
 
 /// Lends the sums of `count` blocks: dq's, dk's and dv's.

@@ -18,7 +18,7 @@ use crate::device::cpu::simd::NR;
 use crate::device::cpu::simd::product::tile_rows;
 use crate::device::cpu::{Element, GemmElement, Level};
 
-pub(super) use backward::{Gradients, backward, reserve as reserve_backward};
+pub(super) use backward::{Gradients, backward, reserve as reserve_backward, reserved_bytes};
 pub(super) use forward::{attend, block_q, reserve};
 
 /// Whether this path takes these dimensions on this level.
