@@ -17,7 +17,7 @@ use half::bf16;
 
 use crate::common::{DType, Tol, assert_close, assert_same_bits};
 use crate::reference::Model;
-use crate::tiny::{adapter, cpu, cpus, documents, pack, weights};
+use crate::tiny::{adapter, cpu, cpus, documents, four_threads, pack, weights};
 
 pub fn losses<E: GemmElement>(
     cpu: &Arc<Cpu>,
@@ -176,17 +176,19 @@ fn a_fresh_adapter_changes_nothing() {
 }
 
 #[test]
-fn one_and_two_threads_give_the_same_bits() {
+fn one_two_and_four_threads_give_the_same_bits() {
     let weights = weights(64, false);
     let adapter = adapter(&weights.config, 17, &Linear::ALL, 6);
     let batch = pack(&documents(&[300, 100, 33], 4));
-    for pair in cpus().chunks(2) {
-        let run = |i: usize| {
+    for (pair, four) in cpus().chunks(2).zip(four_threads()) {
+        let run = |cpu: &Arc<Cpu>| {
             let packed = Placement::Packed;
-            let f32 = losses::<f32>(&pair[i], &weights, Some(&adapter), &batch, packed);
-            [f32, losses::<bf16>(&pair[i], &weights, Some(&adapter), &batch, packed)].concat()
+            let f32 = losses::<f32>(cpu, &weights, Some(&adapter), &batch, packed);
+            [f32, losses::<bf16>(cpu, &weights, Some(&adapter), &batch, packed)].concat()
         };
-        assert_same_bits("losses on 1 and 2 threads", &run(0), &run(1));
+        let one = run(&pair[0]);
+        assert_same_bits("losses on 1 and 2 threads", &one, &run(&pair[1]));
+        assert_same_bits("losses on 1 and 4 threads", &one, &run(&Arc::new(four)));
     }
 }
 

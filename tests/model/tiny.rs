@@ -118,7 +118,7 @@ pub fn pack(documents: &[Vec<u32>]) -> MicroBatch {
     batch
 }
 
-/// Every device of the tests: each instruction set with one thread and with two.
+/// Every device of the tests: each instruction set with one thread and with two; see also [`four_threads`].
 pub fn cpus() -> &'static [Arc<Cpu>] {
     static CPUS: OnceLock<Vec<Arc<Cpu>>> = OnceLock::new();
     CPUS.get_or_init(|| {
@@ -126,6 +126,11 @@ pub fn cpus() -> &'static [Arc<Cpu>] {
             .flat_map(|level| [1, 2].map(|threads| Arc::new(Cpu::with_level(level, threads))))
             .collect()
     })
+}
+
+/// The devices of [`cpus`] with four threads.
+pub fn four_threads() -> impl Iterator<Item = Cpu> {
+    Level::available().map(|level| Cpu::with_level(level, 4))
 }
 
 /// The best instruction set, two threads.
