@@ -64,7 +64,7 @@ fn allocations<E: GemmElement>(inside: bool) -> (usize, usize) {
     if inside { cpu.install(run) } else { run() }
 }
 
-const STEPS: usize = 100;
+const STEPS: usize = 200;
 
 #[test]
 fn steps_allocate_nothing() {

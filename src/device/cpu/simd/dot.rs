@@ -4,7 +4,8 @@
 //! weights are decoded or turned in registers and multiplied at once. A sum is the tile's, bit for bit:
 //! each output has its own f32 accumulator, into which k goes in the tile's order. So the lanes are output
 //! features, though a row of a weight lies along k: lanes along k would save the turning, but then a
-//! row's result would depend on how many rows are computed beside it.
+//! row's result would depend on how many rows are computed beside it. On `amx_bf16` the weights are a tile
+//! product's other operand, and the sums the same.
 
 #[cfg(target_arch = "x86_64")]
 mod amx_bf16;
