@@ -284,10 +284,9 @@ mod tests {
                     found.lock().unwrap().push((later, earlier));
                 });
                 for (later, earlier) in found.into_inner().unwrap() {
-                    for key in earlier.begin..earlier.end {
-                        for row in later.begin..later.end {
-                            pairs[row * columns + later.column][key] += 1;
-                        }
+                    for row in later.begin..later.end {
+                        let keys = &mut pairs[row * columns + later.column];
+                        keys[earlier.begin..earlier.end].iter_mut().for_each(|count| *count += 1);
                     }
                 }
                 assert!(seen.iter().chain(&slots).all(|&count| count <= 1));

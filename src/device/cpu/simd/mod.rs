@@ -80,18 +80,32 @@ enum Set {
 }
 
 impl Set {
-    /// Every one, best first, and whether this machine has it.
-    const ALL: &[(Set, fn() -> bool)] = &[
+    /// Every one, best first.
+    const ALL: &[Set] = &[
         #[cfg(target_arch = "x86_64")]
-        (Set::AmxBf16, has_amx_bf16),
+        Set::AmxBf16,
         #[cfg(target_arch = "x86_64")]
-        (Set::Avx512Bf16, has_avx512bf16),
+        Set::Avx512Bf16,
         #[cfg(target_arch = "x86_64")]
-        (Set::Avx512F, has_avx512f),
+        Set::Avx512F,
         #[cfg(target_arch = "x86_64")]
-        (Set::Avx2, has_avx2),
-        (Set::Portable, || true),
+        Set::Avx2,
+        Set::Portable,
     ];
+
+    fn is_had(self) -> bool {
+        match self {
+            Set::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => has_avx2(),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512F => has_avx512f(),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512Bf16 => has_avx512bf16(),
+            #[cfg(target_arch = "x86_64")]
+            Set::AmxBf16 => has_amx_bf16(),
+        }
+    }
 
     fn name(self) -> &'static str {
         match self {
@@ -150,7 +164,7 @@ impl Level {
     /// Every instruction set that this machine has, best first; the CPU and the system are asked as the
     /// iterator comes to them.
     pub fn available() -> impl Iterator<Item = Level> {
-        Set::ALL.iter().filter(|(_, is_had)| is_had()).map(|&(set, _)| Level(set))
+        Set::ALL.iter().filter(|set| set.is_had()).map(|&set| Level(set))
     }
 
     /// The best one that this machine has.
@@ -161,8 +175,8 @@ impl Level {
     /// The one of a given name, if this machine has it.
     pub fn from_name(name: &str) -> Result<Self, UnknownLevel> {
         // No other one is asked after: asking for tiles changes what the system saves for the process.
-        let named = Set::ALL.iter().find(|(set, is_had)| set.name() == name && is_had());
-        let named = named.map(|&(set, _)| Level(set));
+        let named = Set::ALL.iter().find(|set| set.name() == name && set.is_had());
+        let named = named.map(|&set| Level(set));
         named.ok_or_else(|| UnknownLevel { name: name.into() })
     }
 
