@@ -80,7 +80,7 @@ pub fn gradients(
         x86::gradients(factor, keys, (s, dp), (lse, delta), first, p, ds);
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (factor, dp, lse, delta, first);
+    let _ = (factor, s, dp, lse, delta, first);
 }
 
 #[cfg(target_arch = "x86_64")]
