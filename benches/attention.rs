@@ -31,7 +31,7 @@ fn documents(tokens: usize, length: usize) -> Vec<u32> {
 /// as in SmolLM2-135M.
 fn packed(c: &mut Criterion) {
     let cpu = Cpu::new(0);
-    let dims = Dims { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125 };
+    let dims = Dims { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, window: None };
     let tokens = 2048;
     let (qw, kw) = (tokens * dims.q_width(), tokens * dims.kv_width());
     let (q, k, v, d_o) = (input(qw, 1), input(kw, 2), input(kw, 3), input(qw, 4));
@@ -64,7 +64,7 @@ fn packed(c: &mut Criterion) {
 /// One new token for each of 32 rows that have 100.
 fn decode(c: &mut Criterion) {
     let cpu = Cpu::new(0);
-    let dims = Dims { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125 };
+    let dims = Dims { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, window: None };
     let (rows, capacity) = (32, 128);
     let cu: Vec<u32> = (0..=rows as u32).collect();
     let total = vec![100; rows];
@@ -84,7 +84,8 @@ fn cuda(c: &mut Criterion) {
     use dayrun::device::cuda::Buf;
     use dayrun::ops::attention::cuda;
     let Some(gpu) = common::gpu::any() else { return };
-    let dims = Dims { heads: 32, kv_heads: 8, head_dim: 128, scale: 128f32.sqrt().recip() };
+    let dims =
+        Dims { heads: 32, kv_heads: 8, head_dim: 128, scale: 128f32.sqrt().recip(), window: None };
     let (tokens, length) = (8192, 2048);
     let (qw, kw) = (tokens * dims.q_width(), tokens * dims.kv_width());
     let (q, k, v) = (input(qw, 1), input(kw, 2), input(kw, 3));
@@ -133,7 +134,8 @@ fn cuda_backward(c: &mut Criterion) {
     use dayrun::device::cuda::Buf;
     use dayrun::ops::attention::cuda;
     let Some(gpu) = common::gpu::any() else { return };
-    let dims = Dims { heads: 32, kv_heads: 8, head_dim: 128, scale: 128f32.sqrt().recip() };
+    let dims =
+        Dims { heads: 32, kv_heads: 8, head_dim: 128, scale: 128f32.sqrt().recip(), window: None };
     let tokens = 8192;
     let (qw, kw) = (tokens * dims.q_width(), tokens * dims.kv_width());
     let inputs = [input(qw, 1), input(kw, 2), input(kw, 3), input(qw, 4)];

@@ -61,13 +61,13 @@ fn bench<E: GemmElement + Into<f64>>(c: &mut Criterion) {
         let (a, b) = (cast::<E>(&d.a), cast::<E>(&d.b));
         let (mut y, mut dx) = (nan::<E>(m * n), nan::<E>(m * k));
         let lora = LowRank { left: &v, ld: R, r: R, right: &b };
-        forward(&cpu, m, &x, &d.w, Some(lora), &mut y).unwrap();
+        forward(&cpu, m, &x, &d.w, Some(lora), None, &mut y).unwrap();
         check(&d, &y);
         let shape = format!("{m}x{n}x{k}");
         // Multiplications and additions.
         group.throughput(Throughput::Elements(2 * (m * n * (k + R)) as u64));
         group.bench_function(BenchmarkId::new("forward", &shape), |bench| {
-            bench.iter(|| forward(&cpu, m, &x, &d.w, Some(lora), &mut y).unwrap());
+            bench.iter(|| forward(&cpu, m, &x, &d.w, Some(lora), None, &mut y).unwrap());
         });
         group.throughput(Throughput::Elements(2 * (m * k * (n + R)) as u64));
         let lora = Some(LowRank { right: &a, ..lora });

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dayrun::device::cpu::{Cpu, Element};
-use dayrun::ops::rope::{Tables, forward, reference};
+use dayrun::ops::rope::{Tables, forward, reference, velocities};
 use half::bf16;
 
 use common::{DType, Rng, Tol, assert_close, cast};
@@ -34,7 +34,7 @@ fn bench<E: Element + Into<f64>>(c: &mut Criterion) {
     let (tokens, heads, kv_heads, head_dim) = (1024, 9, 3, 64);
     let cpu = Cpu::new(0);
     let mut rng = Rng::new(1);
-    let tables = Tables::new(head_dim, THETA, 2048);
+    let tables = Tables::new(head_dim, &velocities(head_dim, THETA), 2048);
     let positions: Vec<u32> = (0..tokens).collect();
     let wide = rng.values(positions.len() * heads * head_dim, 1.0);
     let mut q = cast::<E>(&wide);
@@ -72,7 +72,7 @@ fn cuda(c: &mut Criterion) {
     let (tokens, heads, kv_heads, head_dim) = (4096, 32, 8, 128);
     let mut rng = Rng::new(1);
     let ids: Vec<u32> = (0..tokens).collect();
-    let tables = Tables::new(head_dim, THETA, ids.len());
+    let tables = Tables::new(head_dim, &velocities(head_dim, THETA), ids.len());
     let tables = cuda::Tables::new(&gpu, &tables).unwrap();
     let wide = rng.values(ids.len() * heads * head_dim, 1.0);
     let mut q = gpu.upload(&cast::<bf16>(&wide)).unwrap();

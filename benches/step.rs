@@ -33,6 +33,7 @@ fn config() -> LlamaConfig {
         rope_theta: 100_000.0,
         max_position_embeddings: 2048,
         tie_word_embeddings: true,
+        differences: Default::default(),
     }
 }
 
@@ -60,6 +61,8 @@ fn weights() -> Weights {
             let values = values(rows, cols, (100 * i + linear as usize) as u64);
             double_quantise(quantise(rows, cols, &values).expect("finite"))
         }),
+        qk_norm: None,
+        biases: Default::default(),
     };
     let layers = (0..config.num_hidden_layers).map(layer).collect();
     let table = values(config.vocab_size, hidden, 1000).into_iter();

@@ -21,6 +21,7 @@ pub(super) fn model() -> LlamaConfig {
         rope_theta: 1e4,
         max_position_embeddings: 64,
         tie_word_embeddings: true,
+        differences: Default::default(),
     }
 }
 

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! and the payload is, each part beginning at a multiple of 64 and padded with zeros: embedding,
-//! head (unless tied), final norm; for each layer its two norms and seven linears, each as codes,
-//! 8-bit scales, second-level scales (f32) and offset (f32). Numbers are little-endian.
+//! head (unless tied), final norm; for each layer its seven linears, each as codes, 8-bit scales,
+//! second-level scales (f32) and offset (f32), and its norms and biases. Numbers are little-endian.
 //!
 //! A file is written under a temporary name, synchronised and renamed. A file of the wrong size or
 //! hash is reported and built again; a cache that cannot be written is reported and done without.
@@ -22,7 +22,8 @@ use std::sync::Arc;
 
 use super::config::{Linear, LlamaConfig};
 use super::hash;
-use super::weights::{Dense, LayerWeights, Weights};
+use super::parts;
+use super::weights::{Dense, Weights};
 use crate::device::bytes::Bytes;
 use crate::quant::nf4::{BLOCK, NESTED_BLOCK};
 use crate::quant::{Absmax, DYNAMIC_MAP, Nf4Matrix};
@@ -142,15 +143,13 @@ impl Reader<'_> {
         let norm = self.dense(1, hidden)?;
         let mut layers = Vec::new();
         for _ in 0..config.num_hidden_layers {
-            let input_layernorm = self.dense(1, hidden)?;
-            let post_attention_layernorm = self.dense(1, hidden)?;
             let mut linears = Vec::new();
             for linear in Linear::ALL {
                 let (rows, cols) = linear.shape(config);
                 linears.push(self.linear(rows, cols)?);
             }
             let linears = linears.try_into().unwrap_or_else(|_| unreachable!("seven linears"));
-            layers.push(LayerWeights { input_layernorm, post_attention_layernorm, linears });
+            layers.push(parts::layer(config, linears, |_, len| self.dense(1, len))?);
         }
         let config = config.clone();
         Ok(Weights { config, embed_tokens, layers, norm, lm_head, identity })
@@ -173,8 +172,6 @@ pub fn write(path: &Path, key: &[u8; 32], weights: &Weights) -> io::Result<()> {
     }
     part(&mut out, &weights.norm.data)?;
     for layer in &weights.layers {
-        part(&mut out, &layer.input_layernorm.data)?;
-        part(&mut out, &layer.post_attention_layernorm.data)?;
         for linear in &layer.linears {
             let Absmax::Nested { codes, absmax2, offset, .. } = &linear.absmax else {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "scales in f32"));
@@ -183,6 +180,9 @@ pub fn write(path: &Path, key: &[u8; 32], weights: &Weights) -> io::Result<()> {
             part(&mut out, codes)?;
             part(&mut out, &absmax2.iter().flat_map(|a| a.to_le_bytes()).collect::<Vec<_>>())?;
             part(&mut out, &offset.to_le_bytes())?;
+        }
+        for vector in layer.vectors() {
+            part(&mut out, &vector.data)?;
         }
     }
     out.flush()?;

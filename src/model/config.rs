@@ -1,8 +1,10 @@
-//! The shape of a Llama-architecture model, from a config.json or a GGUF's metadata.
+//! The shape of a decoder, from a config.json or a GGUF's metadata.
 
 use std::path::Path;
 
 use super::Error;
+use super::family::{Differences, LayerKind};
+use super::rope_scaling::RopeScaling;
 
 /// Llama hyperparameters, named as in config.json.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +20,8 @@ pub struct LlamaConfig {
     pub rope_theta: f64,
     pub max_position_embeddings: usize,
     pub tie_word_embeddings: bool,
+    /// What the model does that Llama does not.
+    pub differences: Differences,
 }
 
 impl LlamaConfig {
@@ -61,7 +65,66 @@ impl LlamaConfig {
                 return key(name, format!("is {value}, must be a positive number"));
             }
         }
+        self.validate_differences(path)
+    }
+
+    fn validate_differences(&self, path: &Path) -> Result<(), Error> {
+        let key = |key: &str, problem: String| {
+            Err(Error::Key { path: path.into(), key: key.into(), problem })
+        };
+        let above = |x: f64, least: f64| x >= least && x.is_finite();
+        match self.differences.rope_scaling {
+            RopeScaling::None => {}
+            RopeScaling::Linear { factor } if above(factor, 1.0) => {}
+            RopeScaling::Linear { factor } => {
+                return key("rope_scaling.factor", format!("is {factor}, must be at least 1"));
+            }
+            RopeScaling::Factors(ref factors) if factors.len() != self.head_dim / 2 => {
+                let problem =
+                    format!("has {} factors, for heads of {}", factors.len(), self.head_dim);
+                return key("rope_freqs.weight", problem);
+            }
+            RopeScaling::Factors(ref factors) => {
+                if let Some(x) = factors.iter().find(|x| !(x.is_finite() && **x > 0.0)) {
+                    return key("rope_freqs.weight", format!("has {x}, not a positive number"));
+                }
+            }
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, .. } => {
+                if !above(factor, 1.0) {
+                    return key("rope_scaling.factor", format!("is {factor}, must be at least 1"));
+                }
+                if !(low_freq_factor > 0.0
+                    && high_freq_factor > low_freq_factor
+                    && high_freq_factor.is_finite())
+                {
+                    let problem =
+                        format!("is {high_freq_factor}, low_freq_factor is {low_freq_factor}");
+                    return key("rope_scaling.high_freq_factor", problem);
+                }
+            }
+        }
         Ok(())
+    }
+
+    /// What a layer's attention does. A window that no document is longer than is none.
+    pub fn layer(&self, layer: usize) -> LayerKind {
+        let kind = self.differences.layer(layer);
+        let window = kind.sliding_window.filter(|&window| window < self.max_position_embeddings);
+        LayerKind { sliding_window: window, ..kind }
+    }
+
+    /// Rope's angular velocities.
+    pub fn rope_velocities(&self) -> Vec<f64> {
+        self.differences.rope_scaling.velocities(self.head_dim, self.rope_theta)
+    }
+
+    /// Whether a linear adds a bias.
+    pub fn has_bias(&self, linear: Linear) -> bool {
+        match linear {
+            Linear::Q | Linear::K | Linear::V => self.differences.qkv_bias,
+            Linear::O => self.differences.o_bias,
+            Linear::Gate | Linear::Up | Linear::Down => false,
+        }
     }
 }
 

@@ -55,14 +55,15 @@ impl<E: GemmElement> CpuEngine<E> {
         let plan = llama::build(config, kind, Target::Cpu { element: size_of::<E>() }, &columns);
         let memory = Memory::new(plan.program.specs(), placement);
         let positions = config.max_position_embeddings;
-        let rope = Arc::new(rope::Tables::new(config.head_dim, config.rope_theta, positions));
+        let rope =
+            Arc::new(rope::Tables::new(config.head_dim, &config.rope_velocities(), positions));
         // The team's scratch and this thread's, see [`super::Engine::new`].
         gemm::reserve::<E>(&cpu, longest_sum(config, kind, &columns));
         if let Kind::Train { tokens } = kind {
             gemm::reserve_long::<E>(&cpu, tokens.min(llama::LOSS_CHUNK), config.hidden_size);
         }
         let backward = if let Kind::Train { tokens } = kind { tokens } else { 0 };
-        attention::reserve::<E>(&cpu, &dims(config), backward)?;
+        attention::reserve::<E>(&cpu, &dims(config, 0), backward)?;
         let state = match (kind, adapter) {
             (Kind::Train { .. }, Some(adapter)) => vec![0.0; adapter.params.len()],
             _ => Vec::new(),
@@ -97,7 +98,7 @@ impl<E: GemmElement> CpuEngine<E> {
     pub fn planned_bytes(&self) -> usize {
         let config = &self.weights.config;
         let tokens = if let Kind::Train { tokens } = self.kind { tokens } else { 0 };
-        self.memory.bytes() + attention::reserved_bytes::<E>(&self.cpu, &dims(config), tokens)
+        self.memory.bytes() + attention::reserved_bytes::<E>(&self.cpu, &dims(config, 0), tokens)
     }
 
     /// The most tokens that one run takes.

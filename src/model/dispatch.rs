@@ -120,6 +120,7 @@ mod tests {
             rope_theta: 1e4,
             max_position_embeddings: 64,
             tie_word_embeddings: true,
+            differences: Default::default(),
         }
     }
 

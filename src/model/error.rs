@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::family;
 use crate::quant;
 
 /// Loading a base model failed. Every message names the file, and the key or tensor at fault.
@@ -39,8 +40,8 @@ pub enum Error {
     Gguf { path: PathBuf, offset: usize, problem: String },
     #[error("{}: tensor `{tensor}` is missing", path.display())]
     MissingTensor { path: PathBuf, tensor: String },
-    /// A tensor that a Llama model does not have: leaving it out would change the model.
-    #[error("{}: tensor `{tensor}` has no place in a Llama model", path.display())]
+    /// A tensor that the model does not have: leaving it out would change the model.
+    #[error("{}: tensor `{tensor}` has no place in this model", path.display())]
     UnexpectedTensor { path: PathBuf, tensor: String },
     #[error(
         "{}: tensor `{tensor}` has shape {found:?}, the configuration asks for {expected:?}",
@@ -74,7 +75,10 @@ impl Error {
             Error::NoGguf { .. } => "build with the feature `gguf`",
             Error::NoWeights { .. } => "download the model's safetensors files into the directory",
             Error::Unsupported { .. } => {
-                "models of the Llama architecture (Llama 2, SmolLM2) are supported"
+                return Some(format!(
+                    "models of these families are supported: {}",
+                    family::names()
+                ));
             }
             Error::Safetensors { .. } | Error::Gguf { .. } | Error::Decode { .. } => {
                 "the file is damaged or incomplete; download it again"

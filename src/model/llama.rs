@@ -4,7 +4,9 @@
 //! adapters get gradients, dx stops at the first layer's inputs, norms have no dw, and
 //! V = s·x·Aᵀ (forward) and U = s·dy·B (backward) are each made once and used twice.
 //! Kept for the backward pass, per layer: both residuals, q, k, v, o with its log-sum-exp, gate
-//! and up, the V's. Norms and the SwiGLU product are made again.
+//! and up, the V's; q and k also from before their norms, where there are such. The other norms and the
+//! SwiGLU product are made again. Which layer rotates, slides or norms, the configuration says
+//! (`model::family`).
 
 use super::config::{Linear, LlamaConfig};
 use super::dispatch::Dispatch;
@@ -102,7 +104,10 @@ struct Saved {
     residual: Buffer,
     rstd: Buffer,
     v_qkv: Option<Buffer>,
+    /// As attention takes them.
     qkv: [Buffer; 3],
+    /// q and k before their norms, where the model has these.
+    qk_norm: Option<[Normed; 2]>,
     o: Buffer,
     lse: Option<Buffer>,
     v_o: Option<Buffer>,
@@ -112,6 +117,14 @@ struct Saved {
     gate: Buffer,
     up: Buffer,
     v_down: Option<Buffer>,
+}
+
+/// What the backward pass of q's or k's norm needs.
+#[derive(Clone, Copy)]
+struct Normed {
+    norm: Norm,
+    x: Buffer,
+    rstd: Buffer,
 }
 
 struct Builder<'a> {
@@ -189,15 +202,18 @@ impl Builder<'_> {
         };
         let v_qkv = self.lora_down(i, Group::Qkv, h);
         let qkv = [Linear::Q, Linear::K, Linear::V].map(|linear| self.linear(i, linear, h, v_qkv));
+        let (qkv, qk_norm) = self.qk_norm(i, qkv);
         let [q, k, v] = qkv;
-        self.p.push(op("rope"), Op::Rope { q, k });
+        if config.layer(i).rope {
+            self.p.push(op("rope"), Op::Rope { q, k });
+        }
         let o = self.act(name("attention"), config.num_attention_heads * config.head_dim);
         let lse = if let Kind::Generate { .. } = self.kind {
             self.p.push(op("attention"), Op::CachedAttention { layer: i, q, k, v, o });
             None
         } else {
             let lse = self.stat(name("lse"), config.num_attention_heads);
-            self.p.push(op("attention"), Op::Attention { q, k, v, o, lse });
+            self.p.push(op("attention"), Op::Attention { layer: i, q, k, v, o, lse });
             Some(lse)
         };
         let v_o = self.lora_down(i, Group::O, o);
@@ -222,6 +238,7 @@ impl Builder<'_> {
             rstd,
             v_qkv,
             qkv,
+            qk_norm,
             o,
             lse,
             v_o,
@@ -233,6 +250,36 @@ impl Builder<'_> {
             v_down,
         };
         (saved, out)
+    }
+
+    /// The norms of q's and k's heads, where the model has them: what attention takes, and what backward needs.
+    fn qk_norm(&mut self, i: usize, qkv: [Buffer; 3]) -> ([Buffer; 3], Option<[Normed; 2]>) {
+        if !self.config.differences.qk_norm {
+            return (qkv, None);
+        }
+        let [q, k, v] = qkv;
+        let mut norm = |part: &str, norm: Norm, x: Buffer| {
+            let (rows, width) = norm.shape(self.config);
+            let y = self.act(format!("{part}.{i}"), rows * width);
+            let rstd = self.stat(format!("{part}.rstd.{i}"), rows);
+            self.p.push(op_name(i, part), Op::Norm { x, norm, y, rstd });
+            (y, Normed { norm, x, rstd })
+        };
+        let (q, q_normed) = norm("q_norm", Norm::Query(i), q);
+        let (k, k_normed) = norm("k_norm", Norm::Key(i), k);
+        ([q, k, v], Some([q_normed, k_normed]))
+    }
+
+    /// dx of q's or k's norm.
+    fn qk_norm_backward(&mut self, i: usize, part: &str, normed: Normed, dy: Buffer) -> Buffer {
+        let Normed { norm, x, rstd } = normed;
+        let (rows, width) = norm.shape(self.config);
+        let width = rows * width;
+        let dx = self.act(format!("d_{part}.{i}"), width);
+        let name = op_name(i, &format!("{part}.backward"));
+        self.p.push(format!("{name}.zero"), Op::Zero { x: dx, width, gathered: false });
+        self.p.push(name, Op::NormBackward { x, norm, rstd, dy, dx, gathered: false });
+        dx
     }
 
     fn lora_down(&mut self, layer: usize, group: Group, x: Buffer) -> Option<Buffer> {
@@ -316,7 +363,8 @@ impl Builder<'_> {
                 self.p.keep(losses);
                 let dx = self.p.buffer("d_gathered", rows * hidden * self.element);
                 let norm = Norm::Final;
-                self.p.push("norm.backward.zero", Op::Zero { x: dx });
+                let zero = Op::Zero { x: dx, width: hidden, gathered: true };
+                self.p.push("norm.backward.zero", zero);
                 self.p.push(
                     "norm.backward",
                     Op::NormBackward { x: gathered, norm, rstd, dy: dh, dx, gathered: true },
@@ -396,10 +444,19 @@ impl Builder<'_> {
         let delta = self.stat(format!("delta.{i}"), heads);
         let [dq, dk, dv] = [Linear::Q, Linear::K, Linear::V]
             .map(|linear| self.act(format!("d_{}.{i}", linear.name()), self.out_features(linear)));
-        let (o, dqk) = (saved.o, Op::RopeBackward { dq, dk });
-        let grad = AttentionBackward { q, k, v, o, lse, d_o, delta, dq, dk, dv };
+        let (layer, o) = (i, saved.o);
+        let grad = AttentionBackward { layer, q, k, v, o, lse, d_o, delta, dq, dk, dv };
         self.p.push(op_name(i, "attention.backward"), Op::AttentionBackward(grad));
-        self.p.push(op_name(i, "rope.backward"), dqk);
+        if config.layer(i).rope {
+            self.p.push(op_name(i, "rope.backward"), Op::RopeBackward { dq, dk });
+        }
+        let (dq, dk) = match saved.qk_norm {
+            None => (dq, dk),
+            Some([q, k]) => (
+                self.qk_norm_backward(i, "q_norm", q, dq),
+                self.qk_norm_backward(i, "k_norm", k, dk),
+            ),
+        };
 
         // Nothing below the first layer has a gradient: its dx is not made.
         let dx = (i > 0).then(|| self.act(format!("d_input_layernorm.{i}"), config.hidden_size));

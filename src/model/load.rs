@@ -17,7 +17,7 @@ use crate::progress::{Progress, Report};
 
 /// Changed whenever loading or quantising gives other bytes than before, so that old cache files
 /// are not taken.
-const RULES: &[u8] = b"bf16 nf4/64 double/256 v1";
+const RULES: &[u8] = b"bf16 nf4/64 double/256 v2";
 
 /// How to load.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -9,6 +9,7 @@ pub mod cuda;
 pub mod dispatch;
 pub mod engine;
 pub mod error;
+pub mod family;
 pub mod generate;
 #[cfg(feature = "gguf")]
 pub mod gguf;
@@ -21,6 +22,7 @@ pub mod loaded;
 pub mod lora_layout;
 mod parts;
 pub mod program;
+pub mod rope_scaling;
 mod run;
 #[cfg(feature = "cli")]
 pub mod source;

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 use super::Error;
 use super::config::{Linear, LlamaConfig};
-use super::weights::Dense;
+use super::weights::{Dense, LayerWeights};
 use crate::device::bytes::Bytes;
 use crate::device::cpu::Element;
 use crate::progress::{Progress, Report};
@@ -113,6 +113,58 @@ pub(super) fn quantised(
         Ok(matrix) => Ok(quant::double_quantise(matrix)),
         Err(Either::Quant(error)) => Err(in_tensor(path, name)(error)),
         Err(Either::Fill(error)) => Err(error),
+    }
+}
+
+/// A layer from its linears and its vectors, each given by `read(which, len)`.
+pub(super) fn layer<E>(
+    config: &LlamaConfig,
+    linears: [Nf4Matrix; 7],
+    mut read: impl FnMut(Vector, usize) -> Result<Dense, E>,
+) -> Result<LayerWeights, E> {
+    let mut dense = |vector: Vector| read(vector, vector.len(config));
+    let input_layernorm = dense(Vector::InputLayernorm)?;
+    let post_attention_layernorm = dense(Vector::PostAttentionLayernorm)?;
+    let qk_norm = match config.differences.qk_norm {
+        true => Some([dense(Vector::QNorm)?, dense(Vector::KNorm)?]),
+        false => None,
+    };
+    let mut biases: [Option<Dense>; 7] = Default::default();
+    for linear in Linear::ALL.into_iter().filter(|linear| config.has_bias(*linear)) {
+        biases[linear as usize] = Some(dense(Vector::Bias(linear))?);
+    }
+    Ok(LayerWeights { input_layernorm, post_attention_layernorm, qk_norm, linears, biases })
+}
+
+/// The vectors of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Vector {
+    InputLayernorm,
+    PostAttentionLayernorm,
+    QNorm,
+    KNorm,
+    Bias(Linear),
+}
+
+impl Vector {
+    /// Those that a layer has.
+    pub fn of(config: &LlamaConfig) -> Vec<Vector> {
+        let mut vectors = vec![Vector::InputLayernorm, Vector::PostAttentionLayernorm];
+        if config.differences.qk_norm {
+            vectors.extend([Vector::QNorm, Vector::KNorm]);
+        }
+        let biased = Linear::ALL.into_iter().filter(|linear| config.has_bias(*linear));
+        vectors.extend(biased.map(Vector::Bias));
+        vectors
+    }
+
+    /// Its elements.
+    pub fn len(self, config: &LlamaConfig) -> usize {
+        match self {
+            Vector::InputLayernorm | Vector::PostAttentionLayernorm => config.hidden_size,
+            Vector::QNorm | Vector::KNorm => config.head_dim,
+            Vector::Bias(linear) => linear.shape(config).0,
+        }
     }
 }
 

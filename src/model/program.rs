@@ -3,7 +3,7 @@
 //! The list is built once. The lifetime of every buffer is read off it (first op that names it to
 //! the last one), so all memory is planned before step 0 and the hot loop allocates nothing.
 
-use super::config::Linear;
+use super::config::{Linear, LlamaConfig};
 use crate::device::memory::{Buffer, BufferSpec};
 
 /// Linears of a layer that share an input: their A's are stacked, so the input is read once.
@@ -54,7 +54,22 @@ impl Group {
 pub enum Norm {
     Input(usize),
     PostAttention(usize),
+    /// Of each head of q.
+    Query(usize),
+    /// Of each head of k.
+    Key(usize),
     Final,
+}
+
+impl Norm {
+    /// How many rows a token has, and their width.
+    pub fn shape(self, config: &LlamaConfig) -> (usize, usize) {
+        match self {
+            Norm::Input(_) | Norm::PostAttention(_) | Norm::Final => (1, config.hidden_size),
+            Norm::Query(_) => (config.num_attention_heads, config.head_dim),
+            Norm::Key(_) => (config.num_key_value_heads, config.head_dim),
+        }
+    }
 }
 
 /// One op of a program. Rows are tokens (`T` at most, the batch's real number at run time) or, where
@@ -82,8 +97,8 @@ pub enum Op {
     },
     /// q, k rotated in place by their positions
     Rope { q: Buffer, k: Buffer },
-    /// o = softmax(q·kᵀ)·v within documents, causal; keeps the log-sum-exp
-    Attention { q: Buffer, k: Buffer, v: Buffer, o: Buffer, lse: Buffer },
+    /// o = softmax(q·kᵀ)·v within documents, causal, in the layer's window; keeps the log-sum-exp
+    Attention { layer: usize, q: Buffer, k: Buffer, v: Buffer, o: Buffer, lse: Buffer },
     /// k and v appended to the layer's cache; o = attention over the cache
     CachedAttention { layer: usize, q: Buffer, k: Buffer, v: Buffer, o: Buffer },
     /// h = silu(gate)·up
@@ -94,8 +109,8 @@ pub enum Op {
     Loss { h: Buffer, logits: Buffer, losses: Buffer, gradient: Option<LossGradient> },
     /// logits[P] = h·headᵀ
     Logits { h: Buffer, logits: Buffer },
-    /// x = 0
-    Zero { x: Buffer },
+    /// x = 0, rows of `width`; `gathered`: P of them
+    Zero { x: Buffer, width: usize, gathered: bool },
     /// out = 0; out[positions] = x[P]
     Scatter { x: Buffer, out: Buffer },
     /// dx += backward of the norm; `gathered`: over P rows
@@ -140,6 +155,7 @@ pub struct GradScratch {
 /// Buffers of [`Op::AttentionBackward`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionBackward {
+    pub layer: usize,
     pub q: Buffer,
     pub k: Buffer,
     pub v: Buffer,
@@ -189,7 +205,7 @@ impl Op {
                 [*x, *y].into_iter().chain(*v).chain(*scratch).collect()
             }
             Op::Rope { q, k } => vec![*q, *k],
-            Op::Attention { q, k, v, o, lse } => vec![*q, *k, *v, *o, *lse],
+            Op::Attention { q, k, v, o, lse, .. } => vec![*q, *k, *v, *o, *lse],
             Op::CachedAttention { q, k, v, o, .. } => vec![*q, *k, *v, *o],
             Op::Swiglu { gate, up, h } => vec![*gate, *up, *h],
             Op::Gather { x, out } | Op::Scatter { x, out } => vec![*x, *out],
@@ -198,7 +214,7 @@ impl Op {
                 [*h, *logits, *losses].into_iter().chain(gradient.into_iter().flatten()).collect()
             }
             Op::Logits { h, logits } => vec![*h, *logits],
-            Op::Zero { x } => vec![*x],
+            Op::Zero { x, .. } => vec![*x],
             Op::NormBackward { x, rstd, dy, dx, .. } => vec![*x, *rstd, *dy, *dx],
             Op::LoraDownBackward { dy, u, .. } => vec![*dy, *u],
             Op::LoraGradUp { v, dy, scratch, .. } => {

@@ -51,7 +51,7 @@ impl<E: GemmElement> Run<'_, E> {
             Op::Linear { layer, linear, x, v, y, .. } => self.linear(layer, linear, x, v, y),
             Op::Rope { q, k } => self.rope(q, k, rope::forward::<E>),
             Op::RopeBackward { dq, dk } => self.rope(dq, dk, rope::backward::<E>),
-            Op::Attention { q, k, v, o, lse } => self.attention(q, k, v, o, lse),
+            Op::Attention { layer, q, k, v, o, lse } => self.attention(layer, q, k, v, o, lse),
             Op::CachedAttention { layer, q, k, v, o } => match cache {
                 Some(cache) => self.cached_attention(cache, layer, q, k, v, o),
                 None => crate::ops::check_at_least("attention::decode", "KV caches", 0, 1),
@@ -60,9 +60,11 @@ impl<E: GemmElement> Run<'_, E> {
             Op::SwigluBackward { gate, up, dh } => self.swiglu_backward(gate, up, dh),
             Op::Gather { x, out } => self.gather(x, out),
             Op::Scatter { x, out } => self.scatter(x, out),
-            Op::Zero { x } => {
+            Op::Zero { x, width, gathered } => {
+                let rows = if gathered { self.p } else { self.n };
                 let ([], [x]) = self.memory.borrow([], [x]);
-                self.cpu.blocks(chunks_mut(x, 1 << 16), |x| x.fill(0));
+                let x = cut_mut::<E>(x, rows * width);
+                self.cpu.blocks(chunks_mut(x, 1 << 15), |x| x.fill(E::from_f32(0.0)));
                 Ok(())
             }
             Op::Loss { h, logits, losses, gradient: None } => self.loss(h, logits, losses),
@@ -114,18 +116,25 @@ type Rotate<E> = fn(
     &mut [E],
 ) -> Result<(), ShapeError>;
 
-/// The attention's dimensions.
-pub(super) fn dims(config: &LlamaConfig) -> attention::Dims {
+/// The dimensions of a layer's attention.
+pub(super) fn dims(config: &LlamaConfig, layer: usize) -> attention::Dims {
     attention::Dims {
         heads: config.num_attention_heads,
         kv_heads: config.num_key_value_heads,
         head_dim: config.head_dim,
         scale: (1.0 / (config.head_dim as f64).sqrt()) as f32,
+        window: config.layer(layer).sliding_window,
     }
 }
 
 fn norm_weight(weights: &Weights, norm: Norm) -> &[half::bf16] {
+    // The program has norms of q and k only where the model has them.
+    let qk_norm = |layer: usize, which: usize| {
+        weights.layers[layer].qk_norm.as_ref().map_or(&[][..], |norms| norms[which].as_slice())
+    };
     match norm {
+        Norm::Query(layer) => qk_norm(layer, 0),
+        Norm::Key(layer) => qk_norm(layer, 1),
         Norm::Input(layer) => weights.layers[layer].input_layernorm.as_slice(),
         Norm::PostAttention(layer) => weights.layers[layer].post_attention_layernorm.as_slice(),
         Norm::Final => weights.norm.as_slice(),

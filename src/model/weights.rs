@@ -26,14 +26,29 @@ impl Dense {
 pub struct LayerWeights {
     pub input_layernorm: Dense,
     pub post_attention_layernorm: Dense,
+    /// Of each head of q and of k, `[head_dim]`, where the model has them.
+    pub qk_norm: Option<[Dense; 2]>,
     /// In the order of [`Linear::ALL`].
     pub linears: [Nf4Matrix; 7],
+    /// `[out_features]`, in the order of [`Linear::ALL`], where the model has them.
+    pub biases: [Option<Dense>; 7],
 }
 
 impl LayerWeights {
     /// One of the seven linears.
     pub fn linear(&self, linear: Linear) -> &Nf4Matrix {
         &self.linears[linear as usize]
+    }
+
+    /// The bias of a linear, if it has one.
+    pub fn bias(&self, linear: Linear) -> Option<&[bf16]> {
+        self.biases[linear as usize].as_ref().map(Dense::as_slice)
+    }
+
+    /// The vectors beside the linears: norms and biases, in the order of the cache file.
+    pub fn vectors(&self) -> impl Iterator<Item = &Dense> {
+        let norms = [&self.input_layernorm, &self.post_attention_layernorm].into_iter();
+        norms.chain(self.qk_norm.iter().flatten()).chain(self.biases.iter().flatten())
     }
 }
 

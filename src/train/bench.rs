@@ -230,6 +230,7 @@ mod tests {
             rope_theta: 100_000.0,
             max_position_embeddings: 8192,
             tie_word_embeddings: true,
+            differences: Default::default(),
         }
     }
 

@@ -26,6 +26,7 @@ pub fn config(hidden: usize, tied: bool) -> LlamaConfig {
         rope_theta: 10_000.0,
         max_position_embeddings: 600,
         tie_word_embeddings: tied,
+        differences: Default::default(),
     }
 }
 
@@ -66,6 +67,8 @@ pub fn weights_of(config: LlamaConfig) -> Arc<Weights> {
                 rng.values(rows * cols, scale).into_iter().map(|x| x as f32).collect();
             double_quantise(quantise(rows, cols, &values).unwrap())
         }),
+        qk_norm: None,
+        biases: Default::default(),
     };
     let layers = vec![layer(), layer()];
     let scale = 2.0 / (hidden as f64).sqrt();

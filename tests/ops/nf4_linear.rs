@@ -52,51 +52,73 @@ struct Shape {
     /// Columns between the ends of V's rows and their pitch.
     gap: usize,
     nested: bool,
+    biased: bool,
     seed: u64,
 }
 
 fn shape() -> impl Strategy<Value = Shape> {
-    (size(200), width(), size(200), 0usize..=20, 0usize..=17, any::<bool>(), any::<u64>()).prop_map(
-        |(m, n_in, n_out, r, gap, nested, seed)| Shape { m, n_in, n_out, r, gap, nested, seed },
+    let flags = (any::<bool>(), any::<bool>());
+    (size(200), width(), size(200), 0usize..=20, 0usize..=17, flags, any::<u64>()).prop_map(
+        |(m, n_in, n_out, r, gap, (nested, biased), seed)| Shape {
+            m,
+            n_in,
+            n_out,
+            r,
+            gap,
+            nested,
+            biased,
+            seed,
+        },
     )
 }
 
 fn forward_matches<E: GemmElement + Into<f64>>(s: Shape) {
-    let Shape { m, n_in, n_out, r, gap, nested, seed } = s;
+    let Shape { m, n_in, n_out, r, gap, nested, biased, seed } = s;
     let mut rng = Rng::new(seed);
     let w = matrix(&mut rng, n_out, n_in, nested);
     let (x, v, b) = (rng.values(m * n_in, 1.0), rng.values(m * r, 1.0), rng.values(n_out * r, 0.5));
     let wv = decoded::<E>(&w);
-    let want = reference::forward(m, n_in, n_out, r, &x, &wv, &v, &b);
+    let bias: Vec<bf16> = rng.values(n_out, 1.0).into_iter().map(bf16::from_f64).collect();
+    let bias = biased.then_some(&bias[..]);
+    let mut want = reference::forward(m, n_in, n_out, r, &x, &wv, &v, &b);
     let mut bounds = abs_product(m, n_in, n_out, &x, &wv);
     bounds.iter_mut().zip(abs_product(m, r, n_out, &v, &b)).for_each(|(a, b)| *a += b);
-    let tol =
-        Tol::new(DType::of::<E>()).sum_len(n_in + r).magnitudes(&bounds).round_result().cols(n_out);
+    if let Some(bias) = bias {
+        for (want, bounds) in want.chunks_mut(n_out).zip(bounds.chunks_mut(n_out)) {
+            want.iter_mut().zip(bias).for_each(|(y, b)| *y += b.to_f64());
+            bounds.iter_mut().zip(bias).for_each(|(y, b)| *y += b.to_f64().abs());
+        }
+    }
+    let tol = Tol::new(DType::of::<E>())
+        .sum_len(n_in + r + usize::from(biased))
+        .magnitudes(&bounds)
+        .round_result()
+        .cols(n_out);
     for pair in pairs() {
         let y = pair.same_bits("nf4_linear.y", |cpu| {
             let mut y = nan::<E>(m * n_out);
             let (left, right) = (pitched::<E>(&v, r, r + gap), cast::<E>(&b));
             let lora = LowRank { left: &left, ld: r + gap, r, right: &right };
-            forward(cpu, m, &cast::<E>(&x), &w, Some(lora), &mut y).unwrap();
+            forward(cpu, m, &cast::<E>(&x), &w, Some(lora), bias, &mut y).unwrap();
             y
         });
         assert_close("nf4_linear.y", &y, &want, tol);
         // Without an adapter: as with one of zeros, bit for bit but for the sign of zeros.
         let bare = pair.same_bits("nf4_linear.y without adapter", |cpu| {
             let mut y = nan::<E>(m * n_out);
-            forward(cpu, m, &cast::<E>(&x), &w, None, &mut y).unwrap();
+            forward(cpu, m, &cast::<E>(&x), &w, None, bias, &mut y).unwrap();
             y
         });
         let mut zero = nan::<E>(m * n_out);
         let (left, right) = (pitched::<E>(&v, r, r + gap), vec![E::from_f32(0.0); n_out * r]);
         let lora = LowRank { left: &left, ld: r + gap, r, right: &right };
-        forward(&pair.one, m, &cast::<E>(&x), &w, Some(lora), &mut zero).unwrap();
+        forward(&pair.one, m, &cast::<E>(&x), &w, Some(lora), bias, &mut zero).unwrap();
         assert!(bare == zero, "an adapter of zeros changes y on {}", pair.one.name());
     }
 }
 
 fn backward_matches<E: GemmElement + Into<f64>>(s: Shape, terms: usize) {
-    let Shape { m, n_in, n_out, r, gap, nested, seed } = s;
+    let Shape { m, n_in, n_out, r, gap, nested, seed, .. } = s;
     let mut rng = Rng::new(seed);
     // Every term has its own width; the last one has no adapter when there are several.
     struct Data {
@@ -241,7 +263,7 @@ fn sums_past_the_scratch_of_one_width_and_rows_past_one_stretch() {
     for (m, n_in, n_out) in
         [(1, 576, 200), (3, 64, 1100), (8, 640, 97), (400, 128, 33), (200, 1000, 40)]
     {
-        let s = Shape { m, n_in, n_out, r: 16, gap: 0, nested: true, seed: 5 };
+        let s = Shape { m, n_in, n_out, r: 16, gap: 0, nested: true, biased: true, seed: 5 };
         forward_matches::<f32>(s);
         forward_matches::<bf16>(s);
         backward_matches::<bf16>(s, 1);
@@ -262,7 +284,7 @@ fn few_rows_are_rows_of_many<E: GemmElement>(n_in: usize, n_out: usize, r: usize
             let lora = LowRank { left: &left[first * ld..], ld, r, right: &right };
             let mut y = nan::<E>(m * n_out);
             let x = &x[first * n_in..(first + m) * n_in];
-            forward(cpu, m, x, &w, adapted.then_some(lora), &mut y).unwrap();
+            forward(cpu, m, x, &w, adapted.then_some(lora), None, &mut y).unwrap();
             y
         };
         for adapted in [false, true] {
@@ -302,18 +324,18 @@ fn few_rows_have_the_bits_they_have_among_many() {
 fn no_rows_are_no_work_and_nan_stays_in_its_row() {
     let w = matrix(&mut Rng::new(1), 40, 64, true);
     for cpu in devices() {
-        forward::<f32>(cpu, 0, &[], &w, None, &mut []).unwrap();
+        forward::<f32>(cpu, 0, &[], &w, None, None, &mut []).unwrap();
         backward::<bf16>(cpu, 0, &[BackwardTerm { dy: &[], w: &w, lora: None }], &mut []).unwrap();
         // In bf16 as in f32.
         let mut x = vec![bf16::ONE; 3 * 64];
         x[64 + 5] = bf16::NAN;
         let mut y = vec![bf16::ZERO; 3 * 40];
-        forward(cpu, 3, &x, &w, None, &mut y).unwrap();
+        forward(cpu, 3, &x, &w, None, None, &mut y).unwrap();
         assert!((0..120).all(|i| y[i].is_nan() == (i / 40 == 1)), "on {}", cpu.name());
         let mut x = vec![1f32; 3 * 64];
         x[64 + 5] = f32::NAN;
         let mut y = vec![0f32; 3 * 40];
-        forward(cpu, 3, &x, &w, None, &mut y).unwrap();
+        forward(cpu, 3, &x, &w, None, None, &mut y).unwrap();
         for (row, y) in y.chunks(40).enumerate() {
             assert!(y.iter().all(|y| y.is_nan() == (row == 1)), "row {row}");
         }
@@ -327,22 +349,26 @@ fn short_buffers_are_errors() {
     let (x, mut y, right) = ([1f32; 12], [1f32; 10], [1f32; 15]);
     let left = [1f32; 7];
     let lora = LowRank { left: &left, ld: 4, r: 3, right: &right };
-    forward(cpu, 2, &x, &w, Some(lora), &mut y).unwrap();
+    forward(cpu, 2, &x, &w, Some(lora), None, &mut y).unwrap();
     let message = |e: Result<(), dayrun::ops::ShapeError>| e.unwrap_err().to_string();
     assert_eq!(
-        message(forward(cpu, 2, &x[1..], &w, None, &mut y)),
+        message(forward(cpu, 2, &x[1..], &w, None, None, &mut y)),
         "nf4_linear::forward: len of x is 11, expected 12"
     );
     assert_eq!(
-        message(forward(cpu, 2, &x, &w, None, &mut y[1..])),
+        message(forward(cpu, 2, &x, &w, None, None, &mut y[1..])),
         "nf4_linear::forward: len of y is 9, expected 10"
+    );
+    assert_eq!(
+        message(forward(cpu, 2, &x, &w, None, Some(&[bf16::ONE; 4]), &mut y)),
+        "nf4_linear::forward: len of bias is 4, expected 5"
     );
     for (bad, part) in [
         (LowRank { left: &left[1..], ..lora }, "len of V or U is 6, expected 7 or more"),
         (LowRank { ld: 2, ..lora }, "pitch of V or U is 2, expected 3 or more"),
         (LowRank { right: &right[1..], ..lora }, "len of the adapter matrix is 14, expected 15"),
     ] {
-        let error = message(forward(cpu, 2, &x, &w, Some(bad), &mut y));
+        let error = message(forward(cpu, 2, &x, &w, Some(bad), None, &mut y));
         assert!(error.ends_with(part), "{error}");
     }
     let mut dx = [1f32; 12];
@@ -365,5 +391,5 @@ fn missing_codes_panic() {
     let mut w = matrix(&mut Rng::new(1), 32, 64, false);
     w.codes = w.codes.window(0, 1000).unwrap();
     let mut y = vec![0f32; 32];
-    let _ = forward(devices().next().unwrap(), 1, &[1f32; 64], &w, None, &mut y);
+    let _ = forward(devices().next().unwrap(), 1, &[1f32; 64], &w, None, None, &mut y);
 }

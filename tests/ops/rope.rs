@@ -1,7 +1,7 @@
 //! rope against its f64 reference.
 
 use dayrun::device::cpu::Element;
-use dayrun::ops::rope::{Tables, backward, forward, reference};
+use dayrun::ops::rope::{Tables, backward, forward, reference, velocities};
 use half::bf16;
 use proptest::prelude::*;
 
@@ -32,7 +32,7 @@ fn matches_reference<E: Element + Into<f64>>(
     let (heads, head_dim) = (kv_heads * group, 2 * half);
     let mut rng = Rng::new(seed);
     let position_ids = rng.indices(tokens, POSITIONS);
-    let tables = Tables::new(head_dim, THETA, POSITIONS);
+    let tables = Tables::new(head_dim, &velocities(head_dim, THETA), POSITIONS);
     let q = rng.values(tokens * heads * head_dim, 1.0);
     let k = rng.values(tokens * kv_heads * head_dim, 1.0);
     // Table entries, two products and a sum, one rounding to E.
@@ -81,7 +81,7 @@ proptest! {
 /// Rotation by hand: d = 4 has the frequencies 1 and 0.01, and pairs (0, 2) and (1, 3).
 #[test]
 fn pairs_are_half_a_head_apart() {
-    let tables = Tables::new(4, THETA, 4);
+    let tables = Tables::new(4, &velocities(4, THETA), 4);
     let (sin1, cos1) = 3f64.sin_cos();
     let (sin2, cos2) = 0.03f64.sin_cos();
     let want =
@@ -98,9 +98,9 @@ fn pairs_are_half_a_head_apart() {
 #[test]
 fn bad_arguments_are_errors_and_write_nothing() {
     let cpu = devices().next().unwrap();
-    let tables = Tables::new(4, THETA, 8);
+    let tables = Tables::new(4, &velocities(4, THETA), 8);
     assert_eq!(tables.max_positions(), 8);
-    let odd = Tables::new(3, THETA, 8);
+    let odd = Tables::new(3, &velocities(3, THETA), 8);
     let run = |tables, positions: &[u32], heads, head_dim, q: usize, k: usize| {
         let (mut q, mut k) = (vec![1f32; q], vec![1f32; k]);
         let result = forward(cpu, tables, positions, heads, 1, head_dim, &mut q, &mut k);

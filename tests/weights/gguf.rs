@@ -4,6 +4,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor as Candle};
 use dayrun::model::config::Linear;
 use dayrun::model::gguf::{Gguf, Value};
+use dayrun::model::rope_scaling::RopeScaling;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use tempfile::tempdir;
@@ -186,10 +187,9 @@ fn refuses(edit: impl Fn(&mut GgufFile), parts: &[&str]) {
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
     let key = "general.architecture";
-    refuses(|f| f.set(key, Meta::Str("qwen2")), &["architecture \"qwen2\""]);
+    refuses(|f| f.set(key, Meta::Str("gemma2")), &["architecture \"gemma2\""]);
     refuses(|f| f.set("llama.expert_count", Meta::U32(8)), &["llama.expert_count", "8"]);
     refuses(|f| f.set("llama.rope.scaling.type", Meta::Str("yarn")), &["rope scaling", "yarn"]);
-    refuses(|f| f.set("llama.rope.scale_linear", Meta::F32(2.0)), &["scale_linear"]);
     refuses(|f| f.set("llama.attention.head_count_kv", Meta::Ints(vec![2, 2])), &["each layer"]);
     refuses(|f| f.set("llama.rope.dimension_count", Meta::U32(8)), &[]);
     refuses(|f| f.set("llama.attention.value_length", Meta::U32(8)), &["value head"]);
@@ -202,13 +202,41 @@ fn what_is_not_supported_is_refused_by_name() {
             f.tensors.push((name.into(), vec![8], 0, encode(Dtype::F32, &[1.0; 8])));
         }
     };
-    refuses(extra("rope_freqs.weight"), &["rope_freqs.weight", "not supported"]);
-    refuses(extra("blk.0.attn_q.bias"), &["blk.0.attn_q.bias", "no place"]);
+    refuses(extra("blk.0.attn_q.bias"), &["blk.0.attn_q.bias", "[8]", "[64]"]);
+    refuses(extra("blk.0.ffn_up.bias"), &["blk.0.ffn_up.bias", "no place"]);
     // Unused experts and plain rope are no reason to refuse.
     let mut file = GgufFile::float(&TINY, Dtype::F32);
     file.set("llama.expert_count", Meta::U32(0));
     file.set("llama.rope.scaling.type", Meta::Str("none"));
     load_gguf(&file);
+}
+
+#[test]
+fn rope_scaling_is_read() {
+    let scaling = |edit: &dyn Fn(&mut GgufFile)| {
+        let mut file = GgufFile::float(&TINY, Dtype::F32);
+        edit(&mut file);
+        load_gguf(&file).config.differences.rope_scaling
+    };
+    assert_eq!(scaling(&|_| ()), RopeScaling::None);
+    let old = scaling(&|f| f.set("llama.rope.scale_linear", Meta::F32(2.0)));
+    assert_eq!(old, RopeScaling::Linear { factor: 2.0 });
+    let linear = scaling(&|f| {
+        f.set("llama.rope.scaling.type", Meta::Str("linear"));
+        f.set("llama.rope.scaling.factor", Meta::F32(4.0));
+    });
+    assert_eq!(linear, RopeScaling::Linear { factor: 4.0 });
+    let factors: Vec<f32> = (1..=8).map(|i| i as f32).collect();
+    let rope_freqs = |f: &mut GgufFile, factors: &[f32]| {
+        let data = encode(Dtype::F32, factors);
+        f.tensors.push(("rope_freqs.weight".into(), vec![factors.len()], 0, data));
+    };
+    let read = scaling(&|f| rope_freqs(f, &factors));
+    assert_eq!(read, RopeScaling::Factors(factors.clone()));
+    refuses(|f| rope_freqs(f, &[1.0; 7]), &["rope_freqs.weight", "[7]", "[8]"]);
+    refuses(|f| rope_freqs(f, &[0.0; 8]), &["rope_freqs.weight", "has 0"]);
+    let linear = "llama.rope.scaling.type";
+    refuses(|f| f.set(linear, Meta::Str("linear")), &["llama.rope.scaling.factor", "missing"]);
 }
 
 #[test]

@@ -137,15 +137,13 @@ fn four_bit(weights: &dayrun::model::weights::Weights) -> (Value, Vec<Stored>) {
 #[test]
 fn other_models_are_refused_by_name_before_tensors_are_looked_at() {
     for (key, value) in [
-        ("model_type", json!("mistral")),
-        ("model_type", json!("qwen2")),
+        ("model_type", json!("gemma2")),
+        ("model_type", json!("qwen3_moe")),
         ("model_type", json!(7)),
         ("architectures", json!(["LlamaForSequenceClassification"])),
         ("hidden_act", json!("gelu")),
-        ("attention_bias", json!(true)),
         ("mlp_bias", json!(true)),
-        ("rope_scaling", json!({ "type": "linear", "factor": 2.0 })),
-        ("rope_scaling", json!({ "rope_type": "llama3", "factor": 8.0 })),
+        ("rope_scaling", json!({ "type": "dynamic", "factor": 2.0 })),
         ("rope_parameters", json!({ "rope_type": "yarn", "rope_theta": 1e4 })),
         ("sliding_window", json!(4096)),
         ("quantization_config", json!({ "quant_method": "gptq", "bits": 4 })),
@@ -190,8 +188,19 @@ fn impossible_configurations_name_the_key() {
         ("rms_norm_eps", json!("small")),
         ("rope_theta", json!(-1)),
         ("tie_word_embeddings", json!("yes")),
+        ("attention_bias", json!(1)),
+        ("rope_scaling.factor", json!({ "type": "linear" })),
+        ("rope_scaling.factor", json!({ "type": "linear", "factor": 0.5 })),
+        ("rope_scaling.low_freq_factor", json!({ "rope_type": "llama3", "factor": 8.0 })),
+        (
+            "rope_scaling.high_freq_factor",
+            json!({
+                "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0,
+            }),
+        ),
     ] {
-        let dir = with_config(|config| config[key] = value.clone());
+        let (whole, _) = key.split_once('.').unwrap_or((key, ""));
+        let dir = with_config(|config| config[whole] = value.clone());
         refused(dir.path(), &["config.json", &format!("`{key}`")]);
     }
     let dir = tempdir().expect("a directory");

@@ -37,7 +37,9 @@ use super::{Cpu, Element, GemmElement, Level};
 
 pub use few::{as_few, few};
 
-/// One term of the sum: `a[m, 0..k]` at pitch `lda`, and how to pack 32 columns of its `b`.
+/// One term of the sum: `a[m, 0..k]` at pitch `lda` (0: one row that stands for all), and how to pack 32
+/// columns of its `b`.
+#[derive(Clone, Copy)]
 pub struct Term<'a, E> {
     pub a: &'a [E],
     pub lda: usize,
@@ -154,7 +156,8 @@ pub fn gemm<E: GemmElement, O: Element>(
     assert!(terms.len() <= MAX_TERMS, "too many terms");
     let target = Target::new(&mut out, m, n);
     for term in terms {
-        assert!(rows_fit(term.a.len(), term.lda, m, term.k), "a too short");
+        let one_for_all = term.lda == 0 && term.a.len() >= term.k;
+        assert!(one_for_all || rows_fit(term.a.len(), term.lda, m, term.k), "a too short");
     }
     let scratch = terms.iter().map(|term| panel_len::<E>(term.k)).fold(0, add);
     let panels = n.div_ceil(NR);

@@ -68,7 +68,7 @@ impl Run<'_> {
             }
             Op::Rope { q, k } => self.rope(q, k, rope::cuda::forward),
             Op::RopeBackward { dq, dk } => self.rope(dq, dk, rope::cuda::backward),
-            Op::Attention { q, k, v, o, lse } => self.attention(q, k, v, o, lse),
+            Op::Attention { layer, q, k, v, o, lse } => self.attention(layer, q, k, v, o, lse),
             Op::CachedAttention { layer, q, k, v, o } => match cache {
                 Some(cache) => self.cached_attention(cache, layer, q, k, v, o),
                 None => Ok(check_at_least("attention::decode", "KV caches", 0, 1)?),
@@ -77,7 +77,7 @@ impl Run<'_> {
             Op::SwigluBackward { gate, up, dh } => self.swiglu_backward(gate, up, dh),
             Op::Gather { x, out } => self.gather(x, out),
             Op::Scatter { x, out } => self.scatter(x, out),
-            Op::Zero { x } => self.zero(x),
+            Op::Zero { x, width, gathered } => self.zero(x, width, gathered),
             Op::Loss { h, logits, losses, gradient: None } => self.loss(h, logits, losses),
             Op::Loss { h, logits, losses, gradient: Some(g) } => {
                 self.loss_and_gradient(h, logits, losses, g.dlogits, g.dh)
@@ -103,10 +103,9 @@ impl Run<'_> {
         }
     }
 
-    /// A buffer of zeros, `p` rows of the hidden state.
-    fn zero(&mut self, x: Buffer) -> Result<(), LaunchError> {
+    fn zero(&mut self, x: Buffer, width: usize, gathered: bool) -> Result<(), LaunchError> {
+        let rows = if gathered { self.p } else { self.n };
         let ([], [x]) = self.memory.borrow([], [x]);
-        let len = self.p * self.config.hidden_size;
-        Ok(self.cuda.fill(&mut cut_mut::<bf16>(x, len), 0)?)
+        Ok(self.cuda.fill(&mut cut_mut::<bf16>(x, rows * width), 0)?)
     }
 }

@@ -8,7 +8,7 @@ use super::{GpuError, Needs};
 use crate::device::cuda::{Buf, Cuda, View};
 use crate::model::config::Linear;
 use crate::model::program::Norm;
-use crate::model::weights::{LayerWeights, Weights};
+use crate::model::weights::{Dense, LayerWeights, Weights};
 use crate::ops::nf4_linear::cuda::Weight;
 use crate::ops::rope;
 
@@ -19,11 +19,36 @@ pub struct GpuWeights {
     /// `None`: tied.
     lm_head: Option<Buf<bf16>>,
     norm: Buf<bf16>,
-    /// Of each layer: input_layernorm, post_attention_layernorm.
-    norms: Vec<[Buf<bf16>; 2]>,
+    vectors: Vec<Vectors>,
     /// Of each layer, in the order of [`Linear::ALL`].
     linears: Vec<[Weight; 7]>,
     rope: rope::cuda::Tables,
+}
+
+/// Norms and biases of a layer.
+struct Vectors {
+    input_layernorm: Buf<bf16>,
+    post_attention_layernorm: Buf<bf16>,
+    qk_norm: Option<[Buf<bf16>; 2]>,
+    /// In the order of [`Linear::ALL`].
+    biases: [Option<Buf<bf16>>; 7],
+}
+
+impl Vectors {
+    fn upload(cuda: &Arc<Cuda>, layer: &LayerWeights) -> Result<Self, GpuError> {
+        let upload = |dense: &Dense| cuda.upload(dense.as_slice());
+        let qk_norm = match &layer.qk_norm {
+            Some([q, k]) => Some([upload(q)?, upload(k)?]),
+            None => None,
+        };
+        let mut biases: [Option<Buf<bf16>>; 7] = Default::default();
+        for (to, bias) in biases.iter_mut().zip(&layer.biases) {
+            *to = bias.as_ref().map(upload).transpose()?;
+        }
+        let input_layernorm = upload(&layer.input_layernorm)?;
+        let post_attention_layernorm = upload(&layer.post_attention_layernorm)?;
+        Ok(Self { input_layernorm, post_attention_layernorm, qk_norm, biases })
+    }
 }
 
 impl GpuWeights {
@@ -31,9 +56,8 @@ impl GpuWeights {
     pub fn bytes_of(weights: &Weights) -> usize {
         let config = &weights.config;
         let layer = |layer: &LayerWeights| {
-            let norms = [&layer.input_layernorm, &layer.post_attention_layernorm];
-            let norms: usize = norms.iter().map(|norm| norm.data.len()).sum();
-            norms + layer.linears.iter().map(Weight::bytes_of).sum::<usize>()
+            let vectors: usize = layer.vectors().map(|vector| vector.data.len()).sum();
+            vectors + layer.linears.iter().map(Weight::bytes_of).sum::<usize>()
         };
         let head = weights.lm_head.as_ref().map_or(0, |head| head.data.len());
         let tables = config.max_position_embeddings * config.head_dim * size_of::<f32>();
@@ -49,11 +73,7 @@ impl GpuWeights {
         let needs =
             Needs { weights: Self::bytes_of(weights), others: cuda.used(), ..Needs::default() };
         needs.check_alone(cuda.limit())?;
-        let norms = weights.layers.iter().map(|layer| {
-            let norms = [&layer.input_layernorm, &layer.post_attention_layernorm];
-            let [input, post] = norms.map(|norm| cuda.upload(norm.as_slice()));
-            Ok([input?, post?])
-        });
+        let vectors = weights.layers.iter().map(|layer| Vectors::upload(cuda, layer));
         let linears = weights.layers.iter().enumerate().map(|(i, layer)| {
             let upload = |linear: Linear| {
                 let loading = |source| GpuError::Op { op: linear.path(i), source };
@@ -64,13 +84,13 @@ impl GpuWeights {
         });
         let config = &weights.config;
         let positions = config.max_position_embeddings;
-        let tables = rope::Tables::new(config.head_dim, config.rope_theta, positions);
+        let tables = rope::Tables::new(config.head_dim, &config.rope_velocities(), positions);
         let lm_head = weights.lm_head.as_ref().map(|head| cuda.upload(head.as_slice()));
         Ok(Self {
             embed_tokens: cuda.upload(weights.embed_tokens.as_slice())?,
             lm_head: lm_head.transpose()?,
             norm: cuda.upload(weights.norm.as_slice())?,
-            norms: norms.collect::<Result<_, GpuError>>()?,
+            vectors: vectors.collect::<Result<_, GpuError>>()?,
             linears: linears.collect::<Result<_, GpuError>>()?,
             rope: rope::cuda::Tables::new(cuda, &tables)?,
             cuda: cuda.clone(),
@@ -94,11 +114,23 @@ impl GpuWeights {
 
     /// The weight of a norm.
     pub(super) fn norm(&self, norm: Norm) -> View<'_, bf16> {
+        // The program has norms of q and k only where the model has them.
+        let qk_norm = |layer: usize, which: usize| match &self.vectors[layer].qk_norm {
+            Some(norms) => norms[which].view(),
+            None => self.norm.view(),
+        };
         match norm {
-            Norm::Input(layer) => self.norms[layer][0].view(),
-            Norm::PostAttention(layer) => self.norms[layer][1].view(),
+            Norm::Input(layer) => self.vectors[layer].input_layernorm.view(),
+            Norm::PostAttention(layer) => self.vectors[layer].post_attention_layernorm.view(),
+            Norm::Query(layer) => qk_norm(layer, 0),
+            Norm::Key(layer) => qk_norm(layer, 1),
             Norm::Final => self.norm.view(),
         }
+    }
+
+    /// The bias of a linear, if it has one.
+    pub(super) fn bias(&self, layer: usize, linear: Linear) -> Option<View<'_, bf16>> {
+        self.vectors[layer].biases[linear as usize].as_ref().map(Buf::view)
     }
 
     /// One of the seven linears of a layer.

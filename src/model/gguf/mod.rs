@@ -1,6 +1,6 @@
 //! Base models from a single GGUF file.
 //!
-//! llama.cpp's converter permutes the rows of q and k for architecture `llama` (its rope turns
+//! llama.cpp's converter permutes the rows of q and k for some families (there its rope turns
 //! neighbouring pairs, Hugging Face's the two halves of a head), so they are put back on loading:
 //! row `h·d + j·d/2 + i` of Hugging Face is row `h·d + 2i + j` of the file (`d` the head
 //! dimension, `j` the half). Loaded as they are, everything runs and q_proj is garbage.
@@ -11,7 +11,10 @@ mod rows;
 use std::collections::HashSet;
 
 use super::config::{Linear, LlamaConfig};
-use super::weights::{Dense, LayerWeights, Weights};
+use super::family::{self, Differences, Family, LayerKind};
+use super::parts::Vector;
+use super::rope_scaling::RopeScaling;
+use super::weights::{Dense, Weights};
 use super::{Error, parts};
 use crate::progress::Report;
 pub use header::{Array, Gguf, TensorInfo, Value};
@@ -25,11 +28,19 @@ impl Gguf {
         Error::Unsupported { path: self.path.clone(), what }
     }
 
-    /// A count in the metadata, in `1 ..= 2^31`.
+    /// A size in the metadata, in `1 ..= 2^31`.
     fn size(&self, key: &str) -> Result<Option<usize>, Error> {
+        match self.count(key)? {
+            Some(0) => Err(self.key(key, "is 0, not a size")),
+            size => Ok(size),
+        }
+    }
+
+    /// A count in the metadata, in `0 ..= 2^31`.
+    fn count(&self, key: &str) -> Result<Option<usize>, Error> {
         match self.metadata.get(key) {
             None => Ok(None),
-            Some(Value::Int(n)) if (1..=1 << 31).contains(n) => Ok(Some(*n as usize)),
+            Some(Value::Int(n)) if (0..=1 << 31).contains(n) => Ok(Some(*n as usize)),
             Some(Value::Array(a)) => Err(self
                 .unsupported(format!("`{key}` with a value for each layer ({} of them)", a.len()))),
             Some(other) => Err(self.key(key, format!("is {other:?}, not a size"))),
@@ -48,76 +59,110 @@ impl Gguf {
         }
     }
 
-    /// The Llama configuration that the metadata describes.
-    ///
-    /// Errors: [`Error::Unsupported`] for another architecture, experts, rope scaling, a sliding
-    /// window, a split file; [`Error::Key`] for a missing or impossible value.
-    pub fn config(&self) -> Result<LlamaConfig, Error> {
+    /// The family that `general.architecture` names.
+    fn family(&self) -> Result<&'static Family, Error> {
         match self.metadata.get("general.architecture") {
-            Some(Value::String(name)) if name == "llama" => {}
-            Some(Value::String(name)) => {
-                return Err(self.unsupported(format!("architecture \"{name}\"")));
-            }
-            _ => return Err(self.key("general.architecture", "is missing")),
+            Some(Value::String(name)) => family::of_gguf(name)
+                .ok_or_else(|| self.unsupported(format!("architecture \"{name}\""))),
+            _ => Err(self.key("general.architecture", "is missing")),
         }
-        self.refuse_extras()?;
-        let hidden_size = self.required("llama.embedding_length")?;
-        let heads = self.required("llama.attention.head_count")?;
-        let rope = "llama.rope.dimension_count";
-        let head_dim = match self.size("llama.attention.key_length")?.or(self.size(rope)?) {
-            Some(head_dim) => head_dim,
-            None => hidden_size / heads,
-        };
-        if let Some(dims) = self.size(rope)?.filter(|&dims| dims != head_dim) {
+    }
+
+    /// The configuration that the metadata describes.
+    ///
+    /// Errors: [`Error::Unsupported`] for another architecture, experts, a kind of rope scaling, a split
+    /// file; [`Error::Key`] for a missing or impossible value.
+    pub fn config(&self) -> Result<LlamaConfig, Error> {
+        let family = self.family()?;
+        let named = |key: &str| format!("{}.{key}", family.gguf.unwrap_or_default());
+        let size = |key: &str| self.size(&named(key));
+        let required = |key: &str| self.required(&named(key));
+        self.refuse_extras(&named)?;
+        let hidden_size = required("embedding_length")?;
+        let heads = required("attention.head_count")?;
+        let rope_dims = size("rope.dimension_count")?;
+        let head_dim = size("attention.key_length")?.or(rope_dims).unwrap_or(hidden_size / heads);
+        if let Some(dims) = rope_dims.filter(|&dims| dims != head_dim) {
             return Err(self.unsupported(format!("rope over {dims} of {head_dim} dimensions")));
         }
-        if let Some(n) = self.size("llama.attention.value_length")?.filter(|&n| n != head_dim) {
+        if let Some(n) = size("attention.value_length")?.filter(|&n| n != head_dim) {
             return Err(self.unsupported(format!("a value head of {n} beside a key head")));
         }
         let embedding = self.tensor("token_embd.weight")?;
+        let epsilon = named("attention.layer_norm_rms_epsilon");
+        let layers = required("block_count")?;
         let config = LlamaConfig {
             vocab_size: embedding.shape[0],
             hidden_size,
-            intermediate_size: self.required("llama.feed_forward_length")?,
-            num_hidden_layers: self.required("llama.block_count")?,
+            intermediate_size: required("feed_forward_length")?,
+            num_hidden_layers: layers,
             num_attention_heads: heads,
-            num_key_value_heads: self.size("llama.attention.head_count_kv")?.unwrap_or(heads),
+            num_key_value_heads: size("attention.head_count_kv")?.unwrap_or(heads),
             head_dim,
-            rms_norm_eps: self
-                .float("llama.attention.layer_norm_rms_epsilon")?
-                .ok_or_else(|| self.key("llama.attention.layer_norm_rms_epsilon", "is missing"))?,
-            rope_theta: self.float("llama.rope.freq_base")?.unwrap_or(10_000.0),
-            max_position_embeddings: self.required("llama.context_length")?,
+            rms_norm_eps: self.float(&epsilon)?.ok_or_else(|| self.key(&epsilon, "is missing"))?,
+            rope_theta: self.float(&named("rope.freq_base"))?.unwrap_or(10_000.0),
+            max_position_embeddings: required("context_length")?,
             tie_word_embeddings: !self.tensors.contains_key("output.weight"),
+            differences: Differences::default(),
         };
+        config.validate(&self.path)?;
+        let own = (family.gguf_differences)(layers);
+        // Llama with `attention_bias`.
+        let has = |part: &str| self.tensors.contains_key(&format!("blk.0.{part}.bias"));
+        let mut differences = Differences {
+            qkv_bias: own.qkv_bias || has("attn_q"),
+            o_bias: own.o_bias || has("attn_output"),
+            rope_scaling: self.rope_scaling(&named, head_dim)?,
+            ..own
+        };
+        if let Some(window) = self.count(&named("attention.sliding_window"))?.filter(|&n| n > 0) {
+            differences.layers = (0..layers)
+                .map(|i| LayerKind { sliding_window: Some(window), ..differences.layer(i) })
+                .collect();
+        }
+        let config = LlamaConfig { differences, ..config };
         config.validate(&self.path)?;
         Ok(config)
     }
 
+    fn rope_scaling(
+        &self,
+        named: &dyn Fn(&str) -> String,
+        head_dim: usize,
+    ) -> Result<RopeScaling, Error> {
+        if let Some(tensor) = self.tensors.get(ROPE_FREQS) {
+            self.shaped(ROPE_FREQS, &[head_dim / 2])?;
+            let mut factors = vec![0.0; head_dim / 2];
+            rows::decode(self, ROPE_FREQS, tensor, head_dim / 2, 0..1, &mut factors)?;
+            return Ok(RopeScaling::Factors(factors));
+        }
+        let (kind, factor) = (named("rope.scaling.type"), named("rope.scaling.factor"));
+        // Files from before `rope.scaling.type` have the factor of linear scaling alone.
+        let old = named("rope.scale_linear");
+        match self.metadata.get(&kind) {
+            Some(Value::String(kind)) if kind == "linear" => match self.float(&factor)? {
+                Some(factor) => Ok(RopeScaling::Linear { factor }),
+                None => Err(self.key(&factor, "is missing")),
+            },
+            Some(Value::String(kind)) if kind == "none" => Ok(RopeScaling::None),
+            Some(other) => Err(self.unsupported(format!("rope scaling {other:?}"))),
+            None => match self.metadata.get(&factor).or(self.metadata.get(&old)) {
+                Some(Value::Float(x)) if *x != 0.0 && *x != 1.0 => {
+                    Ok(RopeScaling::Linear { factor: *x })
+                }
+                _ => Ok(RopeScaling::None),
+            },
+        }
+    }
+
     /// Refuses by name what would silently change the model if it were ignored.
-    fn refuse_extras(&self) -> Result<(), Error> {
-        for key in ["llama.expert_count", "llama.attention.sliding_window"] {
-            if let Some(Value::Int(n)) = self.metadata.get(key).filter(|v| !is_zero(v)) {
-                return Err(self.unsupported(format!("`{key}` {n}")));
-            }
+    fn refuse_extras(&self, named: &dyn Fn(&str) -> String) -> Result<(), Error> {
+        let experts = named("expert_count");
+        if let Some(Value::Int(n)) = self.metadata.get(&experts).filter(|v| !is_zero(v)) {
+            return Err(self.unsupported(format!("`{experts}` {n}")));
         }
         if let Some(n) = self.size("split.count")?.filter(|&n| n > 1) {
             return Err(self.unsupported(format!("a GGUF split into {n} files")));
-        }
-        match self.metadata.get("llama.rope.scaling.type") {
-            None => {}
-            Some(Value::String(kind)) if kind == "none" => {}
-            Some(other) => return Err(self.unsupported(format!("rope scaling {other:?}"))),
-        }
-        for key in ["llama.rope.scale_linear", "llama.rope.scaling.factor"] {
-            if let Some(factor) = self.metadata.get(key)
-                && !matches!(factor, Value::Float(x) if *x == 1.0 || *x == 0.0)
-            {
-                return Err(self.unsupported(format!("`{key}` {factor:?}")));
-            }
-        }
-        if self.tensors.contains_key("rope_freqs.weight") {
-            return Err(self.unsupported("`rope_freqs.weight` (rope scaling)".into()));
         }
         Ok(())
     }
@@ -156,20 +201,53 @@ impl Gguf {
             check("output.weight".into(), &[vocab, hidden])?;
         }
         for layer in 0..config.num_hidden_layers {
-            for norm in [ATTN_NORM, FFN_NORM] {
-                check(block_name(layer, norm), &[hidden])?;
+            for vector in Vector::of(config) {
+                check(vector_name(layer, vector), &[vector.len(config)])?;
             }
             for linear in Linear::ALL {
                 let (rows, cols) = linear.shape(config);
                 check(linear_name(layer, linear), &[rows, cols])?;
             }
         }
-        match self.tensors.keys().filter(|name| !known.contains(*name)).min() {
+        let unknown = |name: &&String| !known.contains(*name) && *name != ROPE_FREQS;
+        match self.tensors.keys().filter(unknown).min() {
             None => Ok(()),
             Some(name) => {
                 Err(Error::UnexpectedTensor { path: self.path.clone(), tensor: name.clone() })
             }
         }
+    }
+
+    /// Whether the rows of a linear are in llama.cpp's order.
+    fn is_permuted(&self, linear: Linear) -> Result<bool, Error> {
+        Ok(matches!(linear, Linear::Q | Linear::K) && self.family()?.gguf_permuted)
+    }
+
+    /// A vector of a layer; q's and k's biases lie in the order of their rows.
+    fn vector(
+        &self,
+        layer: usize,
+        vector: Vector,
+        len: usize,
+        head_dim: usize,
+    ) -> Result<Dense, Error> {
+        let name = vector_name(layer, vector);
+        let permuted = match vector {
+            Vector::Bias(linear) => self.is_permuted(linear)?,
+            _ => false,
+        };
+        if !permuted {
+            return self.dense(&name, 1, len);
+        }
+        let tensor = self.tensor(&name)?;
+        parts::dense(&self.path, &name, 1, len, |_, out| {
+            let mut file = vec![0.0; len];
+            rows::decode(self, &name, tensor, len, 0..1, &mut file)?;
+            for (row, out) in out.iter_mut().enumerate() {
+                *out = file[unpermuted(row, head_dim)];
+            }
+            Ok(())
+        })
     }
 
     fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<Dense, Error> {
@@ -184,15 +262,11 @@ fn is_zero(value: &Value) -> bool {
     matches!(value, Value::Int(0))
 }
 
-const ATTN_NORM: &str = "attn_norm";
-const FFN_NORM: &str = "ffn_norm";
+/// Factors by which rope's velocities are divided.
+const ROPE_FREQS: &str = "rope_freqs.weight";
 
-fn block_name(layer: usize, part: &str) -> String {
-    format!("blk.{layer}.{part}.weight")
-}
-
-fn linear_name(layer: usize, linear: Linear) -> String {
-    let part = match linear {
+fn linear_part(linear: Linear) -> &'static str {
+    match linear {
         Linear::Q => "attn_q",
         Linear::K => "attn_k",
         Linear::V => "attn_v",
@@ -200,8 +274,22 @@ fn linear_name(layer: usize, linear: Linear) -> String {
         Linear::Gate => "ffn_gate",
         Linear::Up => "ffn_up",
         Linear::Down => "ffn_down",
+    }
+}
+
+fn linear_name(layer: usize, linear: Linear) -> String {
+    format!("blk.{layer}.{}.weight", linear_part(linear))
+}
+
+fn vector_name(layer: usize, vector: Vector) -> String {
+    let part = match vector {
+        Vector::InputLayernorm => "attn_norm.weight",
+        Vector::PostAttentionLayernorm => "ffn_norm.weight",
+        Vector::QNorm => "attn_q_norm.weight",
+        Vector::KNorm => "attn_k_norm.weight",
+        Vector::Bias(linear) => return format!("blk.{layer}.{}.bias", linear_part(linear)),
     };
-    block_name(layer, part)
+    format!("blk.{layer}.{part}")
 }
 
 /// Loads and quantises the model in `gguf`, whose `config` and tensors have been checked.
@@ -220,7 +308,7 @@ pub(super) fn load(
         let (rows, cols) = linear.shape(config);
         let name = linear_name(layer, linear);
         let tensor = gguf.tensor(&name)?;
-        let permuted = matches!(linear, Linear::Q | Linear::K);
+        let permuted = gguf.is_permuted(linear)?;
         parts::quantised(&gguf.path, &name, rows, cols, |range, out| {
             if !permuted {
                 return rows::decode(gguf, &name, tensor, cols, range, out);
@@ -236,11 +324,7 @@ pub(super) fn load(
         .into_iter()
         .enumerate()
         .map(|(layer, linears)| {
-            Ok(LayerWeights {
-                input_layernorm: gguf.dense(&block_name(layer, ATTN_NORM), 1, hidden)?,
-                post_attention_layernorm: gguf.dense(&block_name(layer, FFN_NORM), 1, hidden)?,
-                linears,
-            })
+            parts::layer(config, linears, |vector, len| gguf.vector(layer, vector, len, head_dim))
         })
         .collect::<Result<_, Error>>()?;
     Ok(Weights {

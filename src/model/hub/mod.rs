@@ -12,7 +12,8 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 
 use super::config::{Linear, LlamaConfig};
-use super::weights::{Dense, LayerWeights, Weights};
+use super::parts::Vector;
+use super::weights::{Dense, Weights};
 use super::{Error, parts};
 use crate::device::bytes::Bytes;
 use crate::progress::Report;
@@ -57,8 +58,8 @@ impl Checkpoint {
             floats.push((HEAD.to_string(), vec![vocab, hidden]));
         }
         for layer in 0..self.config.num_hidden_layers {
-            for norm in NORMS {
-                floats.push((norm_name(layer, norm), vec![hidden]));
+            for vector in Vector::of(&self.config) {
+                floats.push((vector_name(layer, vector), vec![vector.len(&self.config)]));
             }
             for linear in Linear::ALL {
                 let (rows, cols) = linear.shape(&self.config);
@@ -154,10 +155,8 @@ impl Checkpoint {
             })
         })?;
         let layer = |(layer, linears)| {
-            Ok(LayerWeights {
-                input_layernorm: self.dense(&norm_name(layer, NORMS[0]), 1, hidden)?,
-                post_attention_layernorm: self.dense(&norm_name(layer, NORMS[1]), 1, hidden)?,
-                linears,
+            parts::layer(config, linears, |vector, len| {
+                self.dense(&vector_name(layer, vector), 1, len)
             })
         };
         Ok(Weights {
@@ -174,10 +173,16 @@ impl Checkpoint {
 const EMBED: &str = "model.embed_tokens.weight";
 const NORM: &str = "model.norm.weight";
 const HEAD: &str = "lm_head.weight";
-const NORMS: [&str; 2] = ["input_layernorm", "post_attention_layernorm"];
 
-fn norm_name(layer: usize, norm: &str) -> String {
-    format!("model.layers.{layer}.{norm}.weight")
+fn vector_name(layer: usize, vector: Vector) -> String {
+    let part = match vector {
+        Vector::InputLayernorm => "input_layernorm.weight",
+        Vector::PostAttentionLayernorm => "post_attention_layernorm.weight",
+        Vector::QNorm => "self_attn.q_norm.weight",
+        Vector::KNorm => "self_attn.k_norm.weight",
+        Vector::Bias(linear) => return format!("{}.bias", linear.path(layer)),
+    };
+    format!("model.layers.{layer}.{part}")
 }
 
 fn linear_name(layer: usize, linear: Linear) -> String {

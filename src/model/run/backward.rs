@@ -59,19 +59,20 @@ impl<E: GemmElement> Run<'_, E> {
 
     pub(super) fn norm_backward(
         &mut self,
-        rows: usize,
+        tokens: usize,
         x: Buffer,
         norm: Norm,
         rstd: Buffer,
         dy: Buffer,
         dx: Buffer,
     ) -> Result<(), ShapeError> {
-        let hidden = self.config.hidden_size;
-        let len = rows * hidden;
+        let (rows, width) = norm.shape(self.config);
+        let rows = tokens * rows;
+        let len = rows * width;
         let w = norm_weight(self.weights, norm);
         let ([x, rstd, dy], [dx]) = self.memory.borrow([x, rstd, dy], [dx]);
         let (x, dy, dx) = (cut::<E>(x, len), cut::<E>(dy, len), cut_mut::<E>(dx, len));
-        rms_norm::backward(self.cpu, hidden, x, w, cut(rstd, rows), dy, dx)
+        rms_norm::backward(self.cpu, width, x, w, cut(rstd, rows), dy, dx)
     }
 
     pub(super) fn lora_down_backward(
@@ -195,7 +196,7 @@ impl<E: GemmElement> Run<'_, E> {
     }
 
     pub(super) fn attention_backward(&mut self, b: AttentionBackward) -> Result<(), ShapeError> {
-        let (n, dims) = (self.n, dims(self.config));
+        let (n, dims) = (self.n, dims(self.config, b.layer));
         let ([q, k, v, o, lse, d_o], [delta, dq, dk, dv]) =
             self.memory.borrow([b.q, b.k, b.v, b.o, b.lse, b.d_o], [b.delta, b.dq, b.dk, b.dv]);
         let (q_len, kv_len) = (n * dims.q_width(), n * dims.kv_width());

@@ -42,13 +42,14 @@ impl<E: GemmElement> Run<'_, E> {
         y: Buffer,
         rstd: Buffer,
     ) -> Result<(), ShapeError> {
-        let rows = if norm == Norm::Final { self.p } else { self.n };
-        let (hidden, eps) = (self.config.hidden_size, self.config.rms_norm_eps as f32);
+        let tokens = if norm == Norm::Final { self.p } else { self.n };
+        let (rows, width) = norm.shape(self.config);
+        let (rows, eps) = (tokens * rows, self.config.rms_norm_eps as f32);
         let weights = self.weights;
         let ([x], [y, rstd]) = self.memory.borrow([x], [y, rstd]);
-        let (x, y) = (cut::<E>(x, rows * hidden), cut_mut::<E>(y, rows * hidden));
+        let (x, y) = (cut::<E>(x, rows * width), cut_mut::<E>(y, rows * width));
         let w = norm_weight(weights, norm);
-        rms_norm::forward(self.cpu, hidden, eps, x, w, y, cut_mut(rstd, rows))
+        rms_norm::forward(self.cpu, width, eps, x, w, y, cut_mut(rstd, rows))
     }
 
     pub(super) fn add_norm(
@@ -95,7 +96,8 @@ impl<E: GemmElement> Run<'_, E> {
         y: Buffer,
     ) -> Result<(), ShapeError> {
         let n = self.n;
-        let w = self.weights.layers[layer].linear(linear);
+        let weights = &self.weights.layers[layer];
+        let (w, bias) = (weights.linear(linear), weights.bias(linear));
         let slot = slot(self.adapter, layer, linear);
         // Without an adapter there is no V; x stands in for the borrow.
         let ([x, v], [y]) = self.memory.borrow([x, v.unwrap_or(x)], [y]);
@@ -106,7 +108,7 @@ impl<E: GemmElement> Run<'_, E> {
             right: adapter.slot_b(slot),
         });
         let (x, y) = (cut::<E>(x, n * w.cols), cut_mut::<E>(y, n * w.rows));
-        nf4_linear::forward(self.cpu, n, x, w, lora, y)
+        nf4_linear::forward(self.cpu, n, x, w, lora, bias, y)
     }
 
     pub(super) fn rope(
@@ -134,13 +136,14 @@ impl<E: GemmElement> Run<'_, E> {
 
     pub(super) fn attention(
         &mut self,
+        layer: usize,
         q: Buffer,
         k: Buffer,
         v: Buffer,
         o: Buffer,
         lse: Buffer,
     ) -> Result<(), ShapeError> {
-        let (n, dims) = (self.n, dims(self.config));
+        let (n, dims) = (self.n, dims(self.config, layer));
         let ([q, k, v], [o, lse]) = self.memory.borrow([q, k, v], [o, lse]);
         let (q_len, kv_len) = (n * dims.q_width(), n * dims.kv_width());
         attention::forward(
@@ -164,7 +167,7 @@ impl<E: GemmElement> Run<'_, E> {
         v: Buffer,
         o: Buffer,
     ) -> Result<(), ShapeError> {
-        let (n, dims) = (self.n, dims(self.config));
+        let (n, dims) = (self.n, dims(self.config, layer));
         let ([q, k, v], [o]) = self.memory.borrow([q, k, v], [o]);
         let (q_len, kv_len) = (n * dims.q_width(), n * dims.kv_width());
         let (k, v) = (cut::<E>(k, kv_len), cut::<E>(v, kv_len));

@@ -1,7 +1,7 @@
 //! attention: causal, grouped-query softmax attention over packed documents, in flash form.
 //!
 //! ```text
-//! s[t,u] = scale * q[t]·k[u]                 for u ≤ t in the same document
+//! s[t,u] = scale * q[t]·k[u]                 for u ≤ t in the same document, and u > t - window
 //! o[t]   = Σ_u exp(s[t,u] - lse[t]) v[u]     lse[t] = ln Σ_u exp(s[t,u])
 //! ```
 //!
@@ -68,6 +68,8 @@ pub struct Dims {
     pub head_dim: usize,
     /// Usually 1/sqrt(head_dim).
     pub scale: f32,
+    /// A query sees so many latest keys, its own included (sliding window, arXiv 2310.06825); `None`: all.
+    pub window: Option<usize>,
 }
 
 /// Grows every thread's scratch to what attention of `E` with these dimensions needs, so that none
@@ -109,6 +111,8 @@ impl Dims {
         check_at_least(OP, "head_dim", self.head_dim, 1)?;
         check_at_least(OP, "kv_heads", self.kv_heads, 1)?;
         check_at_least(OP, "heads", self.heads, 1)?;
+        // The window is in no kernel yet.
+        check(OP, "window", self.window.unwrap_or(0), 0)?;
         rows(OP, "heads", self.heads, self.kv_heads).map(drop)
     }
 }

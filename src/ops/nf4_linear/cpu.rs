@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use half::bf16;
+
 use super::{BackwardTerm, LowRank};
 use crate::device::cpu::gemm::{Out, Term, gemm};
 use crate::device::cpu::simd::Nf4Codes;
@@ -16,27 +18,47 @@ pub fn forward<E: GemmElement>(
     x: &[E],
     w: &Nf4Matrix,
     lora: Option<LowRank<'_, E>>,
+    bias: Option<&[bf16]>,
     y: &mut [E],
 ) {
-    if super::few::forward(cpu, m, x, w, lora, y) {
+    if super::few::forward(cpu, m, x, w, lora, bias, y) {
         return;
     }
     let (level, n, k) = (cpu.level, w.rows, w.cols);
     let base = |columns: Range<usize>, panel: &mut [E]| {
         decode(level, w, Direction::Nt, columns, panel);
     };
-    let source = Source::Rows { data: &w.codes, pitch: k / 2 };
-    let base = Term { a: x, lda: k, k, pack: &base, source };
-    let out = Out { data: y, ld: n, scale: 1.0 };
-    match lora {
-        None => gemm(cpu, m, n, &[base], out),
-        Some(LowRank { left, ld, r, right }) => {
-            let pack = |columns: Range<usize>, panel: &mut [E]| {
-                E::pack_nt(level, right, r, columns.start, columns.len(), r, panel);
-            };
-            let adapter = Term { a: left, lda: ld, k: r, pack: &pack, source: Source::Cached };
-            gemm(cpu, m, n, &[base, adapter], out);
+    let right = |columns: Range<usize>, panel: &mut [E]| {
+        if let Some(LowRank { r, right, .. }) = lora {
+            E::pack_nt(level, right, r, columns.start, columns.len(), r, panel);
         }
+    };
+    let bias_row = |columns: Range<usize>, panel: &mut [E]| {
+        if let Some(bias) = bias {
+            pack_row(&bias[columns], panel);
+        }
+    };
+    let one = [E::from_f32(1.0)];
+    let source = Source::Rows { data: &w.codes, pitch: k / 2 };
+    let mut terms = [Term { a: x, lda: k, k, pack: &base, source }; 3];
+    let mut used = 1;
+    if let Some(LowRank { left, ld, r, .. }) = lora {
+        terms[used] = Term { a: left, lda: ld, k: r, pack: &right, source: Source::Cached };
+        used += 1;
+    }
+    if bias.is_some() {
+        // A contraction over one element, which is 1 in every row.
+        terms[used] = Term { a: &one, lda: 0, k: 1, pack: &bias_row, source: Source::Cached };
+        used += 1;
+    }
+    gemm(cpu, m, n, &terms[..used], Out { data: y, ld: n, scale: 1.0 });
+}
+
+/// A panel whose contraction is one element long.
+fn pack_row<E: GemmElement>(row: &[bf16], panel: &mut [E]) {
+    panel.fill(E::from_f32(0.0));
+    for (word, x) in panel.chunks_exact_mut(E::GROUP).zip(row) {
+        word[0] = E::from_f32(x.to_f32());
     }
 }
 

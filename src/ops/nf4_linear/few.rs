@@ -1,5 +1,7 @@
 //! The forward for few rows (decoding): the weight's rows are decoded in registers, once.
 
+use half::bf16;
+
 use super::LowRank;
 use super::cpu::with_scales;
 use crate::device::cpu::gemm::{Out, as_few, few};
@@ -8,13 +10,14 @@ use crate::device::cpu::{Cpu, GemmElement};
 use crate::quant::Nf4Matrix;
 use crate::quant::nf4::BLOCK;
 
-/// y = x·Wᵀ + V·Bᵀ with the bits of the tile GEMM; false where this is not the way, and nothing is done.
+/// y = x·Wᵀ + V·Bᵀ (+ bias) with the bits of the tile GEMM; false where this is not the way, and nothing is done.
 pub fn forward<E: GemmElement>(
     cpu: &Cpu,
     m: usize,
     x: &[E],
     w: &Nf4Matrix,
     lora: Option<LowRank<'_, E>>,
+    bias: Option<&[bf16]>,
     y: &mut [E],
 ) -> bool {
     let (level, k) = (cpu.level, w.cols);
@@ -33,6 +36,13 @@ pub fn forward<E: GemmElement>(
         add_nf4(level, &nf4, row, rows, x, sums);
         if let Some((left, r, right)) = adapter {
             add_bf16(level, right, r, row, rows, left, sums);
+        }
+        if let Some(bias) = bias {
+            for sums in &mut sums[..m] {
+                for (sum, x) in sums.iter_mut().zip(&bias[row..row + rows]) {
+                    *sum += x.to_f32();
+                }
+            }
         }
     });
     true

@@ -1,10 +1,10 @@
-//! The quantised, adapted linear: y = x·Wᵀ + (s·x·Aᵀ)·Bᵀ, and dx = dy·W + (s·dy·B)·A.
+//! The quantised, adapted linear: y = x·Wᵀ + (s·x·Aᵀ)·Bᵀ (+ bias), and dx = dy·W + (s·dy·B)·A.
 //!
-//! Shapes: x `[m, in]`, W `[out, in]` in NF4, A `[r, in]`, B `[out, r]`, y and dy `[m, out]`;
+//! Shapes: x `[m, in]`, W `[out, in]` in NF4, A `[r, in]`, B `[out, r]`, bias `[out]`, y and dy `[m, out]`;
 //! V = s·x·Aᵀ and U = s·dy·B `[m, r]` come from `lora_down`, with r padded by zeros.
 //! Dtypes: activations and adapter copies in `E` (f32 or bf16); W decoded as
-//! `round(code · absmax)` to `E`, one rounding; sums in f32, base and adapter in one accumulator, y
-//! rounded once.
+//! `round(code · absmax)` to `E`, one rounding; the bias bf16; sums in f32, base, adapter and bias in one
+//! accumulator, y rounded once.
 //! Errors: [`ShapeError`] when a buffer does not fit.
 //! Source: Dettmers et al. 2023 (arXiv 2305.14314), eq. 5; Hu et al. 2021 (arXiv 2106.09685).
 //!
@@ -20,6 +20,8 @@ pub mod cuda;
 mod few;
 #[doc(hidden)]
 pub mod reference;
+
+use half::bf16;
 
 use super::{ShapeError, check, check_at_least};
 use crate::device::cpu::{Cpu, GemmElement};
@@ -43,13 +45,14 @@ pub struct BackwardTerm<'a, E> {
     pub lora: Option<LowRank<'a, E>>,
 }
 
-/// y = x·Wᵀ + V·Bᵀ, overwriting y.
+/// y = x·Wᵀ + V·Bᵀ (+ bias), overwriting y.
 pub fn forward<E: GemmElement>(
     cpu: &Cpu,
     m: usize,
     x: &[E],
     w: &Nf4Matrix,
     lora: Option<LowRank<'_, E>>,
+    bias: Option<&[bf16]>,
     y: &mut [E],
 ) -> Result<(), ShapeError> {
     const OP: &str = "nf4_linear::forward";
@@ -58,7 +61,10 @@ pub fn forward<E: GemmElement>(
     if let Some(lora) = &lora {
         check_low_rank(OP, m, lora, w.rows * lora.r)?;
     }
-    cpu::forward(cpu, m, x, w, lora, y);
+    if let Some(bias) = bias {
+        check(OP, "len of bias", bias.len(), w.rows)?;
+    }
+    cpu::forward(cpu, m, x, w, lora, bias, y);
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Rotary position embedding, in place on q and k.
 //!
-//! For each head and each i < d/2, with p the token's position and θ_i = theta^(-2i/d):
+//! For each head and each i < d/2, with p the token's position and θ_i its velocity, theta^(-2i/d) unless the
+//! model stretches it:
 //! `q'[i] = q[i]·cos(p·θ_i) - q[i + d/2]·sin(p·θ_i)`,
 //! `q'[i + d/2] = q[i + d/2]·cos(p·θ_i) + q[i]·sin(p·θ_i)`.
 //! The pairs are (i, i + d/2), Hugging Face's "rotate half"; weights in llama.cpp's order, which
@@ -24,7 +25,12 @@ use crate::device::cpu::{Cpu, Element};
 
 const OP: &str = "rope";
 
-/// cos and sin of every position and frequency, made once.
+/// The angular velocities theta^(-2i/d), i < d/2, in radians a token.
+pub fn velocities(head_dim: usize, theta: f64) -> Vec<f64> {
+    (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64)).collect()
+}
+
+/// cos and sin of every position and velocity, made once.
 #[derive(Clone, Debug)]
 pub struct Tables {
     head_dim: usize,
@@ -37,13 +43,16 @@ pub struct Tables {
 
 impl Tables {
     /// Angles are computed in f64 and rounded once, so that far positions stay exact.
-    pub fn new(head_dim: usize, theta: f64, max_positions: usize) -> Self {
+    ///
+    /// Panics unless there are head_dim / 2 velocities.
+    pub fn new(head_dim: usize, velocities: &[f64], max_positions: usize) -> Self {
         let half = head_dim / 2;
+        assert_eq!(velocities.len(), half, "velocities of half a head");
         let mut cos = Vec::with_capacity(max_positions * half);
         let mut sin = Vec::with_capacity(max_positions * half);
         for position in 0..max_positions {
-            for i in 0..half {
-                let angle = position as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64);
+            for velocity in velocities {
+                let angle = position as f64 * velocity;
                 cos.push(angle.cos() as f32);
                 sin.push(angle.sin() as f32);
             }

@@ -29,7 +29,7 @@ struct Got {
 
 fn dims(kv_heads: usize, group: usize, head_dim: usize) -> Dims {
     let scale = 1.0 / (head_dim as f32).sqrt();
-    Dims { heads: kv_heads * group, kv_heads, head_dim, scale }
+    Dims { heads: kv_heads * group, kv_heads, head_dim, scale, window: None }
 }
 
 fn random_dims(rng: &mut Rng) -> Dims {

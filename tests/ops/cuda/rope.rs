@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dayrun::device::cuda::Cuda;
-use dayrun::ops::rope::{Tables, cuda, reference};
+use dayrun::ops::rope::{Tables, cuda, reference, velocities};
 use half::bf16;
 
 use crate::common::gpu::{self, Bits};
@@ -17,7 +17,9 @@ const HALVES: [usize; 8] = [1, 3, 8, 16, 31, 32, 33, 64];
 fn check(gpu: &Arc<Cuda>, rng: &mut Rng, bits: &mut Bits) {
     let (tokens, kv_heads, group) = (1 + rng.below(9), 1 + rng.below(3), 1 + rng.below(4));
     let (heads, head_dim) = (kv_heads * group, 2 * HALVES[rng.below(HALVES.len())]);
-    let tables = cuda::Tables::new(gpu, &Tables::new(head_dim, THETA, POSITIONS)).unwrap();
+    let tables =
+        cuda::Tables::new(gpu, &Tables::new(head_dim, &velocities(head_dim, THETA), POSITIONS))
+            .unwrap();
     let position_ids = rng.indices(tokens, POSITIONS);
     let positions = gpu.upload(&position_ids).unwrap();
     let q = rng.values(tokens * heads * head_dim, 1.0);
@@ -54,9 +56,9 @@ fn kernels_equal_the_reference() {
 #[test]
 fn no_tokens_are_nothing_and_bad_arguments_are_errors() {
     gpu::run("cuda::rope::no_tokens_are_nothing_and_bad_arguments_are_errors", |gpu, _| {
-        let tables = cuda::Tables::new(gpu, &Tables::new(4, THETA, 8)).unwrap();
+        let tables = cuda::Tables::new(gpu, &Tables::new(4, &velocities(4, THETA), 8)).unwrap();
         assert_eq!(tables.max_positions(), 8);
-        let odd = cuda::Tables::new(gpu, &Tables::new(3, THETA, 8)).unwrap();
+        let odd = cuda::Tables::new(gpu, &Tables::new(3, &velocities(3, THETA), 8)).unwrap();
         let positions = gpu.upload(&[0u32, 7]).unwrap();
         let run = |tables, tokens: usize, heads, head_dim, q: usize, k: usize| {
             let ones = |n| gpu.upload(&vec![bf16::ONE; n]).unwrap();
@@ -81,7 +83,7 @@ fn no_tokens_are_nothing_and_bad_arguments_are_errors() {
 #[test]
 fn an_unknown_position_makes_its_own_rows_nan() {
     gpu::run("cuda::rope::an_unknown_position_makes_its_own_rows_nan", |gpu, _| {
-        let tables = cuda::Tables::new(gpu, &Tables::new(4, THETA, 8)).unwrap();
+        let tables = cuda::Tables::new(gpu, &Tables::new(4, &velocities(4, THETA), 8)).unwrap();
         let positions = gpu.upload(&[0u32, 8, 7, u32::MAX]).unwrap();
         let (mut q, mut k) =
             (gpu.upload(&[bf16::ONE; 16]).unwrap(), gpu.upload(&[bf16::ONE; 16]).unwrap());

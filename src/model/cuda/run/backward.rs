@@ -69,19 +69,20 @@ impl Run<'_> {
 
     pub(super) fn norm_backward(
         &mut self,
-        rows: usize,
+        tokens: usize,
         x: Buffer,
         norm: Norm,
         rstd: Buffer,
         dy: Buffer,
         dx: Buffer,
     ) -> Result<(), LaunchError> {
-        let hidden = self.config.hidden_size;
-        let len = rows * hidden;
+        let (rows, width) = norm.shape(self.config);
+        let rows = tokens * rows;
+        let len = rows * width;
         let w = self.weights.norm(norm);
         let ([x, rstd, dy], [dx]) = self.memory.borrow([x, rstd, dy], [dx]);
         let (x, rstd, dy) = (cut(x, len), cut(rstd, rows), cut(dy, len));
-        rms_norm::cuda::backward(self.cuda, hidden, x, w, rstd, dy, &mut cut_mut(dx, len))
+        rms_norm::cuda::backward(self.cuda, width, x, w, rstd, dy, &mut cut_mut(dx, len))
     }
 
     pub(super) fn lora_down_backward(
@@ -228,7 +229,7 @@ impl Run<'_> {
     }
 
     pub(super) fn attention_backward(&mut self, b: AttentionBackward) -> Result<(), LaunchError> {
-        let (n, dims) = (self.n, dims(self.config));
+        let (n, dims) = (self.n, dims(self.config, b.layer));
         let ([q, k, v, o, lse, d_o], [delta, dq, dk, dv]) =
             self.memory.borrow([b.q, b.k, b.v, b.o, b.lse, b.d_o], [b.delta, b.dq, b.dk, b.dv]);
         let (q_len, kv_len) = (n * dims.q_width(), n * dims.kv_width());

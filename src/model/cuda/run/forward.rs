@@ -42,13 +42,14 @@ impl Run<'_> {
         y: Buffer,
         rstd: Buffer,
     ) -> Result<(), LaunchError> {
-        let rows = if norm == Norm::Final { self.p } else { self.n };
-        let (hidden, eps) = (self.config.hidden_size, self.config.rms_norm_eps as f32);
+        let tokens = if norm == Norm::Final { self.p } else { self.n };
+        let (rows, width) = norm.shape(self.config);
+        let (rows, eps) = (tokens * rows, self.config.rms_norm_eps as f32);
         let w = self.weights.norm(norm);
         let ([x], [y, rstd]) = self.memory.borrow([x], [y, rstd]);
-        let x = cut::<bf16>(x, rows * hidden);
-        let (mut y, mut rstd) = (cut_mut(y, rows * hidden), cut_mut(rstd, rows));
-        rms_norm::cuda::forward(self.cuda, hidden, eps, x, w, &mut y, &mut rstd)
+        let x = cut::<bf16>(x, rows * width);
+        let (mut y, mut rstd) = (cut_mut(y, rows * width), cut_mut(rstd, rows));
+        rms_norm::cuda::forward(self.cuda, width, eps, x, w, &mut y, &mut rstd)
     }
 
     pub(super) fn add_norm(
@@ -100,6 +101,7 @@ impl Run<'_> {
     ) -> Result<(), LaunchError> {
         let (n, cuda) = (self.n, self.cuda);
         let w = self.weights.linear(layer, linear);
+        let bias = self.weights.bias(layer, linear);
         let (n_out, n_in) = linear.shape(self.config);
         let fused = self.dispatch.forward_is_fused((n_out, n_in), n);
         let adapter = self.adapter.as_deref();
@@ -119,7 +121,7 @@ impl Run<'_> {
         let Some(scratch) = scratch.filter(|_| !fused) else {
             let ([x, v], [y]) = self.memory.borrow([x, v], [y]);
             let (x, mut y) = (cut(x, n * n_in), cut_mut(y, n * n_out));
-            return nf4_linear::cuda::forward(cuda, n, x, w, lora(v), None, &mut y);
+            return nf4_linear::cuda::forward(cuda, n, x, w, lora(v), bias, &mut y);
         };
         let ([x, v], [y, scratch]) = self.memory.borrow([x, v], [y, scratch]);
         let mut decoded = cut_mut(scratch, n_out * n_in);
@@ -155,13 +157,14 @@ impl Run<'_> {
 
     pub(super) fn attention(
         &mut self,
+        layer: usize,
         q: Buffer,
         k: Buffer,
         v: Buffer,
         o: Buffer,
         lse: Buffer,
     ) -> Result<(), LaunchError> {
-        let (n, dims) = (self.n, dims(self.config));
+        let (n, dims) = (self.n, dims(self.config, layer));
         let ([q, k, v], [o, lse]) = self.memory.borrow([q, k, v], [o, lse]);
         let (q_len, kv_len) = (n * dims.q_width(), n * dims.kv_width());
         attention::cuda::forward(
@@ -187,7 +190,7 @@ impl Run<'_> {
         v: Buffer,
         o: Buffer,
     ) -> Result<(), LaunchError> {
-        let (n, dims, batch) = (self.n, dims(self.config), self.batch);
+        let (n, dims, batch) = (self.n, dims(self.config, layer), self.batch);
         check_at_least("attention::decode", "layers of the cache", cache.k.len(), layer + 1)?;
         let ([q, k, v], [o]) = self.memory.borrow([q, k, v], [o]);
         let (q_len, kv_len) = (n * dims.q_width(), n * dims.kv_width());

@@ -81,7 +81,7 @@ pub(super) struct Saved<'a, E> {
 impl<E: Element> Saved<'_, E> {
     /// dq of one block of queries; `delta` is that block's.
     fn queries(&self, level: Level, block: Block, delta: &[f32], dq: &mut [E]) {
-        let Dims { heads, kv_heads, head_dim, scale } = *self.dims;
+        let Dims { heads, kv_heads, head_dim, scale, .. } = *self.dims;
         let (group, pitch) = (self.dims.group(), pad(head_dim));
         let tokens = block.begin..block.end;
         let rows = tokens.len() * group;
@@ -117,7 +117,7 @@ impl<E: Element> Saved<'_, E> {
 
     /// dk and dv of one block of keys.
     fn keys(&self, level: Level, block: Block, delta: &[f32], dk: &mut [E], dv: &mut [E]) {
-        let Dims { heads, kv_heads, head_dim, scale } = *self.dims;
+        let Dims { heads, kv_heads, head_dim, scale, .. } = *self.dims;
         let (group, pitch) = (self.dims.group(), pad(head_dim));
         let keys = block.begin..block.end;
         let size = self.dims.block_q();

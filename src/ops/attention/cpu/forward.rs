@@ -83,7 +83,7 @@ pub(super) struct Queries<'a, E> {
 impl<E: Element> Queries<'_, E> {
     /// Fills o (and lse) for these queries, one key head after another.
     pub fn attend(&self, level: Level, dims: &Dims, o: &mut [E], mut lse: Option<&mut [f32]>) {
-        let Dims { heads, kv_heads, head_dim, scale } = *dims;
+        let Dims { heads, kv_heads, head_dim, scale, .. } = *dims;
         let (group, pitch) = (dims.group(), pad(head_dim));
         let (qw, kw) = (dims.q_width(), dims.kv_width());
         let tokens = self.q.len() / qw;
