@@ -8,6 +8,7 @@ use std::sync::Arc;
 use common::assert_same_bits;
 use common::golden::{self, GRADIENT, LOGITS, LOSS, Tensors, apart, apart_in_norm};
 use common::golden::{assert_beyond, assert_within};
+use common::runs::{Document, ids, logits_on, pack, wanted_gradient};
 use common::tol::{TWIN, logits_in_bf16};
 use dayrun::adapter::peft::{self, BaseModel};
 use dayrun::adapter::{Adapter, LoraConfig};
@@ -20,8 +21,6 @@ use dayrun::model::batch::MicroBatch;
 use dayrun::model::config::{Linear, LlamaConfig};
 #[cfg(feature = "cuda")]
 use dayrun::model::cuda::Gpu;
-use dayrun::model::engine::Inputs;
-use dayrun::model::kv_cache::KvCache;
 use dayrun::model::llama::Kind;
 #[cfg(all(feature = "gguf", feature = "cli"))]
 use dayrun::model::source::{DEMO, Sources};
@@ -42,70 +41,18 @@ fn json(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(golden::path(name)).unwrap()).unwrap()
 }
 
-fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
-}
-
 fn prompts(name: &str) -> Vec<Vec<u32>> {
     json(name)["prompts"].as_array().unwrap().iter().map(ids).collect()
 }
 
-/// One document: its tokens and the mask of those that are predicted.
-struct Document {
-    ids: Vec<u32>,
-    mask: Vec<bool>,
-}
-
 fn documents() -> Vec<Document> {
     let golden = json("tiny/golden.json");
-    let read = |d: &Value| Document {
-        ids: ids(&d["ids"]),
-        mask: ids(&d["loss_mask"]).into_iter().map(|m| m == 1).collect(),
-    };
-    golden["documents"].as_array().unwrap().iter().map(read).collect()
-}
-
-fn pack<'a>(documents: impl IntoIterator<Item = &'a Document>) -> MicroBatch {
-    let mut batch = MicroBatch { cu_seqlens: vec![0], ..Default::default() };
-    for Document { ids, mask } in documents {
-        let start = batch.tokens.len();
-        batch.tokens.extend(ids);
-        batch.position_ids.extend(0..ids.len() as u32);
-        batch.cu_seqlens.push(batch.tokens.len() as u32);
-        for t in (1..ids.len()).filter(|&t| mask[t]) {
-            batch.loss_positions.push((start + t - 1) as u32);
-            batch.targets.push(ids[t]);
-        }
-    }
-    batch
+    golden["documents"].as_array().unwrap().iter().map(Document::read).collect()
 }
 
 /// Logits at every position of one prompt.
 fn logits(weights: &Arc<Weights>, adapter: Option<&Adapter>, prompt: &[u32]) -> Vec<f32> {
     logits_on::<f32>(&Loaded::on_cpu(Arc::new(Cpu::new(1)), weights.clone()), adapter, prompt)
-}
-
-/// As [`logits`], on any device and in either dtype.
-fn logits_on<E: GemmElement>(
-    model: &Loaded,
-    adapter: Option<&Adapter>,
-    prompt: &[u32],
-) -> Vec<f32> {
-    let n = prompt.len();
-    let kind = Kind::Generate { tokens: n, rows: n };
-    let mut engine = Engine::<E>::new(model, adapter, kind, Placement::Separate).unwrap();
-    let mut cache = KvCache::new(model, 1, n).unwrap();
-    let positions: Vec<u32> = (0..n as u32).collect();
-    let inputs = Inputs {
-        tokens: prompt,
-        position_ids: &positions,
-        cu_seqlens: &[0, n as u32],
-        positions: &positions,
-        targets: &[],
-        loss_scale: 1.0,
-    };
-    engine.execute(&inputs, Some(&mut cache)).unwrap();
-    engine.logits().to_vec()
 }
 
 fn adapter(weights: &Weights, name: &str) -> Adapter {
@@ -265,18 +212,6 @@ fn losses_and_gradients_of_packed_documents() {
         nan[0] = f32::NAN;
         assert!(apart_in_norm(&nan, &wanted).is_nan());
     }
-}
-
-fn wanted_gradient(adapter: &Adapter, want: &Tensors) -> Vec<f32> {
-    let r = adapter.config.r;
-    let mut all = vec![f32::NAN; adapter.params.len()];
-    for module in &adapter.modules {
-        for (part, range) in [("lora_A", module.a_range(r)), ("lora_B", module.b_range(r))] {
-            let name = format!("grad.{}.{part}", module.path);
-            all[range].copy_from_slice(&want.floats(&name));
-        }
-    }
-    all
 }
 
 /// The first twenty losses of AdamW with clipping, decay, warm-up and cosine over two accumulated

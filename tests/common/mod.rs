@@ -9,6 +9,7 @@ pub mod golden;
 #[cfg(feature = "cuda")]
 pub mod gpu;
 pub mod inputs;
+pub mod runs;
 pub mod tol;
 
 use std::sync::OnceLock;
