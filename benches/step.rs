@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dayrun::adapter::{Adapter, LoraConfig};
-use dayrun::data::dataset::Document;
-use dayrun::data::pack;
+use dayrun::data::pack::Epoch;
+use dayrun::data::{Dataset, Document};
 use dayrun::device::cpu::{Cpu, peak};
 use dayrun::device::memory::Placement;
 use dayrun::model::Loaded;
@@ -122,7 +122,9 @@ fn steps(c: &mut Criterion) {
             max_grad_norm: 1.0,
             placement: Placement::Packed,
         };
-        let batches = pack::epoch_batches(&documents(lengths), tokens, 0, 0).expect("they fit");
+        let dataset = Dataset::of(&documents(lengths));
+        let epoch = Epoch::new(&dataset, tokens, 0, 0).expect("they fit");
+        let batches = epoch.batches(&dataset.documents).expect("in memory");
         let mut trainer = Trainer::<bf16>::new(&model, adapter, options).expect("it fits");
         let mut step = || trainer.step(&batches, 1e-4).expect("a step");
         // With random labels, the loss of the first step is that of chance.

@@ -88,6 +88,7 @@ fn help_is_as_it_was() {
     check_help(dir.path(), &["bench", "--help"]);
     check_help(dir.path(), &["bench", "train", "--help"]);
     check_help(dir.path(), &["bench", "generate", "--help"]);
+    check_help(dir.path(), &["bench", "data", "--help"]);
     let output = run(dir.path(), &["init"]);
     check_snapshot("init.toml", &stdout(&output));
 }

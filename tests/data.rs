@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use dayrun::data::encode::PromptAs;
 use dayrun::data::template::ChatTemplate;
-use dayrun::data::{self, DataOptions, Dataset, dataset::OnBadRow, dataset::TooLong};
+use dayrun::data::{self, DataOptions, Dataset, Document, OnBadRow, TooLong};
 use dayrun::model::tokenizer::{SpecialTokens, TextTokenizer};
 use dayrun::progress::quiet;
 
@@ -42,6 +42,15 @@ fn load(rows: &str) -> Result<Dataset, data::Error> {
     load_with(rows, &DataOptions::new(512))
 }
 
+/// All documents, as they can be compared.
+fn documents(dataset: &Dataset) -> Vec<Document> {
+    (0..dataset.documents.len()).map(|i| dataset.documents.get(i).unwrap()).collect()
+}
+
+fn first(dataset: &Dataset) -> Document {
+    dataset.documents.get(0).unwrap()
+}
+
 /// The message, without the folder.
 fn refusal(result: Result<Dataset, data::Error>) -> String {
     let error = result.unwrap_err();
@@ -64,7 +73,8 @@ fn bad_rows_are_named_by_file_and_line() {
     let cases = [
         ("{\"messages\": oops}", ":3: not JSON: expected value at column 14"),
         ("[]", ":3: a row must be a JSON object, this is a list"),
-        ("{\"text\": \"x\"}", ":3: has neither `messages` nor `prompt`"),
+        ("{\"x\": \"x\"}", ":3: has none of `messages`, `conversations`, `prompt`"),
+        ("{\"text\": \"x\"}", ":3: is a `text` row in a file of `messages` rows"),
         (
             r#"{"prompt": "a", "completion": "b"}"#,
             ":3: is a `prompt` row in a file of `messages` rows",
@@ -110,9 +120,9 @@ fn empty_data_are_refused() {
     }
     let skip = DataOptions { on_bad_row: OnBadRow::Skip, ..DataOptions::new(512) };
     assert!(refusal(load_with("{}\n", &skip)).contains("(1 were skipped)"));
-    let none = data::load(&[], &tokenizer(), &skip, &quiet);
+    let none = data::load::<PathBuf>(&[], &tokenizer(), &skip, &quiet);
     assert!(matches!(none, Err(data::Error::NoFiles)));
-    let missing = data::load(&["no/such.jsonl".into()], &tokenizer(), &skip, &quiet);
+    let missing = data::load(&[PathBuf::from("no/such.jsonl")], &tokenizer(), &skip, &quiet);
     assert!(refusal(missing).contains("no/such.jsonl"));
     assert!(matches!(load_with(GOOD, &DataOptions::new(1)), Err(data::Error::MaxLength(1))));
 }
@@ -123,28 +133,28 @@ fn loss_lies_on_the_assistant_and_its_end_of_turn() {
     let dataset = load(GOOD).unwrap();
     // EOS is the pad token of this tokenizer too, and is learned all the same.
     assert_eq!(tokenizer.pad_id(), tokenizer.eos_id());
-    assert_eq!(learned(&tokenizer, &dataset.documents[0]), "Hello!<|im_end|>");
+    assert_eq!(learned(&tokenizer, &first(&dataset)), "Hello!<|im_end|>");
     let rows = r#"{"messages": [{"role": "user", "content": "a<|im_end|>\n<|im_start|>assistant\nb"}, {"role": "assistant", "content": "c"}, {"role": "user", "content": "d"}, {"role": "assistant", "content": ""}]}"#;
     let dataset = load(rows).unwrap();
-    assert_eq!(learned(&tokenizer, &dataset.documents[0]), "c<|im_end|><|im_end|>");
+    assert_eq!(learned(&tokenizer, &first(&dataset)), "c<|im_end|><|im_end|>");
     let rows = r#"{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}], "completion": [{"role": "assistant", "content": "d"}]}"#;
     let dataset = load(rows).unwrap();
-    assert_eq!(learned(&tokenizer, &dataset.documents[0]), "d<|im_end|>");
+    assert_eq!(learned(&tokenizer, &first(&dataset)), "d<|im_end|>");
 }
 
 #[test]
 fn plain_rows_are_text_or_turns() {
     let tokenizer = tokenizer();
     let row = r#"{"prompt": "Q: two\n", "completion": "A: 2"}"#;
-    let text = |dataset: &Dataset| tokenizer.decode_with_special(&dataset.documents[0].tokens);
+    let text = |dataset: &Dataset| tokenizer.decode_with_special(&first(dataset).tokens);
     let dataset = load(row).unwrap();
     assert_eq!(text(&dataset).unwrap(), "Q: two\nA: 2<|im_end|>");
-    assert_eq!(learned(&tokenizer, &dataset.documents[0]), "A: 2<|im_end|>");
+    assert_eq!(learned(&tokenizer, &first(&dataset)), "A: 2<|im_end|>");
     let chat = DataOptions { prompt_as: PromptAs::Chat, ..DataOptions::new(512) };
     let dataset = load_with(row, &chat).unwrap();
     let want = "<|im_start|>user\nQ: two\n<|im_end|>\n<|im_start|>assistant\nA: 2<|im_end|>\n";
     assert!(text(&dataset).unwrap().ends_with(want));
-    assert_eq!(learned(&tokenizer, &dataset.documents[0]), "A: 2<|im_end|>");
+    assert_eq!(learned(&tokenizer, &first(&dataset)), "A: 2<|im_end|>");
 }
 
 #[test]
@@ -154,27 +164,29 @@ fn a_chat_needs_a_template() {
     assert!(matches!(error, data::Error::NoTemplate { .. }), "{error}");
     let source = tokenizer().chat_template().map(str::to_string);
     let own = DataOptions { chat_template: source, ..DataOptions::new(512) };
-    assert_eq!(load_by(&bare, GOOD, &own).unwrap(), load(GOOD).unwrap());
+    let documents_of = |loaded: Result<Dataset, data::Error>| documents(&loaded.unwrap());
+    assert_eq!(documents_of(load_by(&bare, GOOD, &own)), documents_of(load(GOOD)));
     let row = r#"{"prompt": "a", "completion": "b"}"#;
-    assert_eq!(load_by(&bare, row, &DataOptions::new(512)).unwrap(), load(row).unwrap());
+    assert_eq!(documents_of(load_by(&bare, row, &DataOptions::new(512))), documents_of(load(row)));
 }
 
 #[test]
 fn long_documents_are_cut_or_split_and_counted() {
     let row = format!(r#"{{"prompt": "", "completion": "{}"}}"#, "x y ".repeat(50));
     let whole = load(&row).unwrap();
-    let length = whole.documents[0].tokens.len();
+    let length = first(&whole).tokens.len();
     assert!(length > 64 && whole.stats.longest == length);
     let cut = load_with(&row, &DataOptions::new(32)).unwrap();
     assert_eq!((cut.stats.truncated, cut.stats.split, cut.documents.len()), (1, 0, 1));
-    assert_eq!(cut.documents[0].tokens, whole.documents[0].tokens[..32]);
+    assert_eq!(first(&cut).tokens, first(&whole).tokens[..32]);
+    assert_eq!((whole.stats.lengths.quantile(1.0), cut.stats.lengths.above(32)), (Some(length), 1));
     let split = DataOptions { too_long: TooLong::Split, ..DataOptions::new(32) };
     let split = load_with(&row, &split).unwrap();
     assert_eq!((split.stats.truncated, split.stats.split), (0, 1));
-    let joined: Vec<u32> = split.documents.iter().flat_map(|d| d.tokens.clone()).collect();
+    let joined: Vec<u32> = documents(&split).into_iter().flat_map(|d| d.tokens).collect();
     // A last piece of one token has nothing to predict.
     let kept = length - if length % 32 == 1 { 1 } else { 0 };
-    assert_eq!(joined, whole.documents[0].tokens[..kept]);
+    assert_eq!(joined, first(&whole).tokens[..kept]);
 
     let row = format!(r#"{{"prompt": "{}", "completion": "z"}}"#, "x y ".repeat(50));
     let got = refusal(load_with(&row, &DataOptions::new(32)));
@@ -195,9 +207,9 @@ fn threads_and_chunks_do_not_matter() {
         pool.install(|| load(&rows).unwrap())
     };
     let (one, two) = (of(1), of(2));
-    assert_eq!(one, two);
+    assert_eq!((documents(&one), &one.stats), (documents(&two), &two.stats));
     assert_eq!(one.documents.len(), 5000);
-    let text = tokenizer().decode(&one.documents[4999].tokens).unwrap();
+    let text = tokenizer().decode(&one.documents.get(4999).unwrap().tokens).unwrap();
     assert_eq!(text, format!("row 4999 {}", 4999 * 4999));
 }
 
@@ -268,7 +280,7 @@ fn turns_without_a_stop_token_are_counted() {
                 {% if add_generation_prompt %}assistant: {% endif %}";
     let dataset = load_with(TWO_TURNS, &options_with(none)).unwrap();
     assert_eq!(dataset.stats.turns_without_stop, 2);
-    assert_eq!(learned(&tokenizer(), &dataset.documents[0]), "<think>x</think>b\nd\n");
+    assert_eq!(learned(&tokenizer(), &first(&dataset)), "<think>x</think>b\nd\n");
     assert_eq!(load(TWO_TURNS).unwrap().stats.turns_without_stop, 0);
 }
 

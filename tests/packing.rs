@@ -1,9 +1,9 @@
 //! Packing: every token exactly once, capacity never exceeded, no target across a border, the same
 //! batches from the same seed.
 
-use dayrun::data::Document;
 use dayrun::data::batch::MicroBatch;
-use dayrun::data::pack::{PackStats, WINDOW, epoch_batches, sequential_batches};
+use dayrun::data::pack::{Epoch, PackStats, TooLong, WINDOW, sequential_batches};
+use dayrun::data::{Dataset, Document};
 use proptest::prelude::*;
 
 /// Documents whose tokens are all different, so that each can be followed.
@@ -15,6 +15,20 @@ fn documents(shapes: &[Vec<bool>]) -> Vec<Document> {
         Document { tokens, loss_mask: mask.clone() }
     };
     shapes.iter().map(&mut document).collect()
+}
+
+/// An epoch's micro-batches.
+fn epoch_batches(
+    documents: &[Document],
+    capacity: usize,
+    seed: u64,
+    epoch: u64,
+) -> Result<Vec<MicroBatch>, TooLong> {
+    let dataset = Dataset::of(documents);
+    let epoch = Epoch::new(&dataset, capacity, seed, epoch)?;
+    let batches = epoch.batches(&dataset.documents).unwrap();
+    assert_eq!(epoch.utilisation(), PackStats::of(&batches, capacity).utilisation());
+    Ok(batches)
 }
 
 /// What holds for any packed batch, and the (predictor, target) pairs it teaches.

@@ -7,7 +7,9 @@ use std::sync::atomic::AtomicBool;
 use super::Terminal;
 use super::base_args::BaseArgs;
 use super::output::{Failure, NewFile, print};
-use crate::train::run::{data_options, eval_files, evaluate_options};
+use crate::Error;
+use crate::data::{self, DataOptions};
+use crate::train::run::{data_options, eval_files, evaluate_options, held_out, held_out_file};
 use crate::train::{EvalFile, Evaluation, evaluate};
 
 /// Measure perplexity, and how many greedy answers are word for word the expected ones.
@@ -21,7 +23,7 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     base: BaseArgs,
-    /// JSONL files of prompt/completion or messages rows; without any, the run's.
+    /// Files of rows (JSONL, JSON or Parquet) or directories of them; without any, the run's.
     files: Vec<PathBuf>,
     /// Write each row's loss, token count and answer to this JSONL file, which must be new.
     #[arg(long, value_name = "FILE")]
@@ -42,8 +44,12 @@ pub(super) fn run(args: &Args, terminal: &Terminal) -> Result<ExitCode, Failure>
     let rows = args.rows.as_deref().map(NewFile::at).transpose()?;
     let opened = args.base.open(terminal)?;
     let mut run = opened.run;
-    let paths = if args.files.is_empty() { run.data.eval.0.clone() } else { args.files.clone() };
-    if paths.is_empty() {
+    let sources = match args.files.is_empty() {
+        true => run.data.eval_sources(),
+        false => args.files.iter().cloned().map(|path| run.data.source(path.into())).collect(),
+    };
+    let held_out = held_out(&run).filter(|_| args.files.is_empty());
+    if sources.is_empty() && held_out.is_none() {
         return Err(Failure::new(
             "nothing to evaluate on: no file was given, and the run has no data.eval",
             "name one or more JSONL files: dayrun eval --run DIR test.jsonl",
@@ -54,7 +60,16 @@ pub(super) fn run(args: &Args, terminal: &Terminal) -> Result<ExitCode, Failure>
     run.eval.batch_rows = args.batch_rows.map_or(run.eval.batch_rows, usize::from);
     let report = |progress| terminal.report(progress);
     let note = |text: &str| terminal.note(text);
-    let files = eval_files(&opened.base, &paths, &data_options(&run)?, &report, &note)?;
+    let base = &opened.base;
+    let vocab_size = Some(base.weights.config.vocab_size);
+    let data_options = DataOptions { vocab_size, ..data_options(&run)? };
+    let mut files = eval_files(base, &sources, &data_options, &report, &note)?;
+    if held_out.is_some() {
+        let options = DataOptions { held_out, ..data_options };
+        let sources = run.data.train_sources();
+        let load = || data::load(&sources, &base.tokenizer, &options, &report);
+        files.push(held_out_file(base.cpu.install(load).map_err(Error::from)?.held_out));
+    }
     let options = evaluate_options(&run);
     let result = evaluate(
         &opened.base,

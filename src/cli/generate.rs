@@ -1,7 +1,6 @@
 //! `dayrun generate`: an answer, token by token as it comes.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::process::ExitCode;
 
 use half::bf16;
@@ -11,7 +10,8 @@ use super::Terminal;
 use super::base_args::{BaseArgs, Opened};
 use super::output::{Failure, print};
 use crate::config::{ComputeDtype, PromptAs, RunFile};
-use crate::data::records::{self, Record};
+use crate::data;
+use crate::data::records::Record;
 use crate::device::cpu::GemmElement;
 use crate::model::generate::{Generator, Limits, Sampling};
 use crate::model::tokenizer;
@@ -104,16 +104,14 @@ pub(super) fn run(args: &Args, terminal: &Terminal) -> Result<ExitCode, Failure>
 
 /// Whether the run's training rows were plain texts. What cannot be read counts as chats.
 fn trained_on_text(run: &RunFile) -> bool {
-    let first = || {
-        let file = File::open(run.data.train.0.first()?).ok()?;
-        // The first row that is one decides the file's kind; a few bad ones may come before it.
-        BufReader::new(file.take(1 << 24))
-            .split(b'\n')
-            .take(1000)
-            .map_while(Result::ok)
-            .find_map(|line| records::parse(&line, None).ok().map(|(_, record)| record))
-    };
-    run.data.prompt_as == PromptAs::Text && matches!(first(), Some(Record::Plain { .. }))
+    let first = run.data.train_sources().first().and_then(data::first_record);
+    let text = matches!(
+        first,
+        Some(
+            Record::Plain { .. } | Record::Text(_) | Record::Alpaca { .. } | Record::Tokens { .. }
+        )
+    );
+    run.data.prompt_as == PromptAs::Text && text
 }
 
 /// The prompt's tokens: as the run's rows were, or as a chat if the model knows how to.

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use super::device::{ByteSize, DeviceChoice, Threads};
 use super::section::section;
+use super::sources::Sources;
 use super::values::{
-    ComputeDtype, Nf4Linear, OnRow, Paths, PromptAs, Quantization, ScheduleKind, TargetModules,
-    TooLong, Warmup,
+    ComputeDtype, Nf4Linear, OnRow, PromptAs, Quantization, ScheduleKind, TargetModules, TooLong,
+    Warmup,
 };
+use crate::data::Columns;
 use crate::model::LinearDispatch;
 
 section! {
@@ -29,15 +31,25 @@ section! {
 }
 
 section! {
-    /// What to learn from. JSONL files, one record a line: {"prompt": ..., "completion": ...}
-    /// or {"messages": [{"role": "user", "content": ...}, ...]}. Loss falls on completions and
-    /// on assistant turns only.
+    /// What to learn from: JSONL, JSON or Parquet files of rows such as
+    /// {"prompt": ..., "completion": ...} or {"messages": [{"role": "user", "content": ...}, ...]};
+    /// also conversations (ShareGPT), instruction/input/output (Alpaca), text, and ready-made
+    /// input_ids with labels. Loss falls on completions and on assistant turns only.
     "data" Data {
-        /// Training files: one path or a list.
-        train: Paths = Paths::default(), "a path or a list of paths", |p| !p.0.is_empty(),
-            example "\"data/train.jsonl\"";
-        /// Held-out files for the evaluation before and after training.
-        eval: Paths = Paths::default(), "a path or a list of paths", |_| true;
+        /// Training data: a file or a directory of files, or a list. With a weight an entry's rows
+        /// are seen more often or less: [{ path = "a.jsonl", weight = 2.0 }, "b.parquet"] sees those
+        /// of the first twice in an epoch; 0.5 is every second one, in the next epoch the others.
+        train: Sources = Sources::default(), "a path, a table of path, weight and columns, or a list of these",
+            |p| !p.0.is_empty(), example "\"data/train.jsonl\"";
+        /// Data for the evaluation before and after training.
+        eval: Sources = Sources::default(), "a path, a table of path and columns, or a list of these",
+            |_| true;
+        /// The share of the training rows that is held out for the evaluation: 0.05 keeps about one
+        /// in twenty. Which, depends on train.seed and their place alone.
+        eval_share: f64 = 0.0, "a number from 0 to below 1", |v| (0.0..1.0).contains(v);
+        /// What the data's columns are called: { prompt = "question", completion = "answer" }. A
+        /// table in train or eval may have its own.
+        columns: Columns = Columns::default(), "a table of our names and yours", |_| true;
         /// The longest document, in tokens. At most train.micro_batch_tokens.
         max_length: usize = 2048, "an integer from 2", |v| *v >= 2;
         /// What happens to a longer document: "truncate" keeps its beginning, "split" cuts it

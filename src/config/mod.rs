@@ -15,6 +15,7 @@ mod keys;
 mod read;
 mod render;
 mod section;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -24,9 +25,10 @@ pub use error::ConfigError;
 pub use keys::{Data, Dispatch, Eval, Lora, Model, Train};
 pub use read::{Source, load, parse};
 pub use section::Key;
+pub use sources::Sources;
 pub use values::{
-    ComputeDtype, Nf4Linear, OnRow, Paths, PromptAs, Quantization, ScheduleKind, TargetModules,
-    TooLong, Warmup,
+    ComputeDtype, Nf4Linear, OnRow, PromptAs, Quantization, ScheduleKind, TargetModules, TooLong,
+    Warmup,
 };
 
 /// A whole run file.

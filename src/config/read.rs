@@ -7,7 +7,7 @@ use toml::Value;
 use toml::de::{DeTable, DeValue};
 
 use super::error::ConfigError;
-use super::{ComputeDtype, DeviceChoice, Nf4Linear, RunFile, all_keys, sections};
+use super::{ComputeDtype, DeviceChoice, Nf4Linear, RunFile, all_keys, sections, sources};
 use crate::model::config::Linear;
 
 /// Where each key was given, for error messages.
@@ -231,6 +231,9 @@ impl RunFile {
         }
         if let Some(Value::Table(lora)) = table.get("lora") {
             check_modules(lora.get("target_modules"), source)?;
+        }
+        if let Some(Value::Table(data)) = table.get("data") {
+            sources::check(data, source)?;
         }
         let mut section = |name: &str| match table.remove(name) {
             Some(Value::Table(keys)) => keys,

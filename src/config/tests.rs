@@ -194,6 +194,45 @@ fn the_dispatch_table_reads_back_equal() {
 }
 
 #[test]
+fn data_are_paths_or_tables() {
+    let text = "[model]\npath = 'm'\n[data]\ntrain = ['a.jsonl', { path = 'b', weight = 2, \
+                columns = { prompt = 'q', completion = 'a' } }]\neval = 'c'\neval_share = 0.1\n\
+                columns = { text = 'body' }\n";
+    let run = read(text, &[]).expect("valid");
+    let sources = run.data.train_sources();
+    assert_eq!((sources[0].weight, sources[0].columns.theirs("text")), (1.0, "body"));
+    assert_eq!((sources[1].weight, sources[1].columns.theirs("prompt")), (2.0, "q"));
+    // Its own names, and none of the section's.
+    assert_eq!(sources[1].columns.theirs("text"), "text");
+    assert_eq!(run.data.eval_sources()[0].columns.theirs("text"), "body");
+    assert_eq!(read(&run.resolved(), &[]).expect("valid"), run, "{}", run.resolved());
+    let many = "[model]\npath = 'm'\n[[data.train]]\npath = 'a'\n[[data.train]]\npath = 'b'\n";
+    assert_eq!(read(many, &[]).expect("valid").data.train.0.len(), 2);
+
+    let refused = |set: &str| refusal(SMALL, &[set]);
+    let (message, hint) = refused("data.train={ path = 'a', wieght = 2.0 }");
+    assert!(message.starts_with("unknown key `data.train.wieght`\n  at --set"), "{message}");
+    assert_eq!(hint, "did you mean `data.train.weight`?");
+    let (message, hint) = refused("data.columns={ promt = 'q' }");
+    assert!(message.starts_with("unknown key `data.columns.promt`"), "{message}");
+    assert_eq!(hint, "did you mean `data.columns.prompt`?");
+    let (message, _) = refused("data.eval={ path = 'a', weight = 2.0 }");
+    assert!(message.starts_with("unknown key `data.eval.weight`"), "{message}");
+    let cases = [
+        ("data.train=[{ path = 'a', weight = 0 }]", "`data.train.weight` is 0, expected a number"),
+        ("data.train=[{ weight = 1.0 }]", "`data.train.path` is missing, expected a path"),
+        ("data.train=[{ path = 'a', columns = 'q' }]", "`data.train.columns` is \"q\", expected"),
+        ("data.columns={ text = 3 }", "`data.columns.text` is 3, expected a column's name"),
+        ("data.eval_share=1", "`data.eval_share` is 1, expected"),
+        ("data.train=[3]", "`data.train` is [3], expected a path"),
+    ];
+    for (set, want) in cases {
+        let (message, _) = refused(set);
+        assert!(message.starts_with(want), "{message}");
+    }
+}
+
+#[test]
 fn set_takes_toml_and_bare_strings() {
     let run = read(SMALL, &["model.path=some/dir with=sign", "data.train=[\"x\",\"y\"]"]).unwrap();
     assert_eq!(run.model.path, std::path::Path::new("some/dir with=sign"));

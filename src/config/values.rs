@@ -1,31 +1,8 @@
 //! The value types of the run file that are not plain numbers.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 
 use crate::model::config::Linear;
-
-/// One path or a list of paths; written as a list.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(from = "OneOrMany")]
-pub struct Paths(pub Vec<PathBuf>);
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(PathBuf),
-    Many(Vec<PathBuf>),
-}
-
-impl From<OneOrMany> for Paths {
-    fn from(paths: OneOrMany) -> Self {
-        Paths(match paths {
-            OneOrMany::One(path) => vec![path],
-            OneOrMany::Many(paths) => paths,
-        })
-    }
-}
 
 /// How the base's linears are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

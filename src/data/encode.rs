@@ -3,7 +3,12 @@
 //! **Plain rows** are read as trl reads them: the text is prompt and completion joined, tokenised as
 //! a whole, BOS before it if the tokenizer puts one before every text, EOS behind it. Loss on the
 //! completion and that EOS. With [`PromptAs::Chat`] the prompt becomes a user turn and the
-//! completion the assistant's.
+//! completion the assistant's. A `text` row is a plain row without a prompt, and never a chat.
+//!
+//! **Alpaca rows** are plain rows whose prompt is written as Stanford Alpaca wrote it, with a line end
+//! behind `### Response:` as those have it who came after; a system text takes the place of its first
+//! paragraph. With [`PromptAs::Chat`]: the system's turn if there is one, the instruction and, behind an
+//! empty line, the input as the user's, the output as the assistant's.
 //!
 //! **Chat rows** are rendered by the model's template and tokenised as a whole with nothing added
 //! (a template brings its own BOS). Where the assistant's turns lie comes from rendering prefixes:
@@ -12,8 +17,11 @@
 //! for each row. Loss on each assistant turn up to and with its end-of-turn token; what the template
 //! writes behind it (a line end) is never asked of the model, so it is left out.
 //!
+//! **Ready-made rows** are taken as they are, nothing is added.
+//!
 //! A token that lies on both sides of a border counts on the later side, as in transformers.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::Document;
@@ -65,37 +73,53 @@ pub struct Encoder<'a> {
     pub prompt_as: PromptAs,
 }
 
+/// A record as a conversation: messages, tools, and the message from which on there is loss.
+type Chat<'r> = (Cow<'r, [serde_json::Value]>, Option<&'r serde_json::Value>, usize);
+
 impl Encoder<'_> {
     /// Tokens and loss mask of `record`.
     ///
     /// Errors: [`EncodeError`]; no loss token at all is not an error here, since truncation decides.
     pub fn encode(&self, record: &Record) -> Result<EncodedRecord, EncodeError> {
-        match self.as_chat(record) {
-            Some((messages, tools, loss_from)) => self.chat(&messages, tools, loss_from),
-            None => match record {
-                Record::Plain { prompt, completion } => self.plain(prompt, completion),
-                Record::Chat { messages, tools, loss_from } => {
-                    self.chat(messages, tools.as_ref(), *loss_from)
-                }
-            },
+        if let Some((messages, tools, loss_from)) = self.as_chat(record) {
+            return self.chat(&messages, tools, loss_from);
+        }
+        match record {
+            Record::Text(text) => self.plain("", text),
+            Record::Tokens { input_ids, labels } => {
+                let loss_mask = labels.iter().map(Option::is_some).collect();
+                let document = Document { tokens: input_ids.clone(), loss_mask };
+                Ok(EncodedRecord { document, ..EncodedRecord::default() })
+            }
+            record => {
+                let (prompt, completion) = as_plain(record);
+                self.plain(&prompt, completion)
+            }
         }
     }
 
-    /// The tokens to generate from, and the text that is expected: the completion, or the last
-    /// assistant turn's content.
+    /// The tokens to generate from, and the text that is expected: the completion, the last assistant
+    /// turn's content, or the ready-made tokens from the first one with loss on. Of a `text` row no
+    /// tokens: it asks for nothing.
     ///
     /// Errors: as [`Encoder::encode`], and a chat without an assistant turn.
     pub fn prompt(&self, record: &Record) -> Result<(Vec<u32>, String), EncodeError> {
-        let chat = self.as_chat(record);
-        let (messages, tools) = match (&chat, record) {
-            (Some((messages, tools, _)), _) => (messages.as_slice(), *tools),
-            (None, Record::Chat { messages, tools, .. }) => (messages.as_slice(), tools.as_ref()),
-            (None, Record::Plain { prompt, completion }) => {
-                let body = self.tokenizer.encode(prompt)?;
-                let mut ids = self.tokenizer.prefix_for(&body).to_vec();
-                ids.extend(body);
-                return Ok((ids, completion.clone()));
-            }
+        let Some((messages, tools, _)) = self.as_chat(record) else {
+            return match record {
+                Record::Text(_) => Ok(Default::default()),
+                Record::Tokens { input_ids, labels } => {
+                    let learned = labels.iter().skip(1).position(Option::is_some);
+                    let (prompt, answer) = input_ids.split_at(learned.map_or(0, |at| at + 1));
+                    Ok((prompt.to_vec(), self.tokenizer.decode(answer)?))
+                }
+                record => {
+                    let (prompt, completion) = as_plain(record);
+                    let body = self.tokenizer.encode(&prompt)?;
+                    let mut ids = self.tokenizer.prefix_for(&body).to_vec();
+                    ids.extend(body);
+                    Ok((ids, completion.to_string()))
+                }
+            };
         };
         let last = messages.iter().rposition(|m| m["role"] == "assistant");
         let last = last.ok_or(RowProblem::NoLoss("it has no assistant turn"))?;
@@ -105,16 +129,27 @@ impl Encoder<'_> {
         Ok((self.tokenizer.encode(&text)?, answer.to_string()))
     }
 
-    /// A plain record as a conversation, where that is asked for.
-    #[allow(clippy::type_complexity)]
-    fn as_chat<'r>(
-        &self,
-        record: &'r Record,
-    ) -> Option<(Vec<serde_json::Value>, Option<&'r serde_json::Value>, usize)> {
+    /// A record as a conversation: where it is one, or that is asked for.
+    fn as_chat<'r>(&self, record: &'r Record) -> Option<Chat<'r>> {
+        let turn =
+            |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
+        let asked = self.prompt_as == PromptAs::Chat;
         match record {
-            Record::Plain { prompt, completion } if self.prompt_as == PromptAs::Chat => {
-                let turn = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
-                Some((vec![turn("user", prompt), turn("assistant", completion)], None, 0))
+            Record::Chat { messages, tools, loss_from } => {
+                Some((Cow::Borrowed(messages), tools.as_ref(), *loss_from))
+            }
+            Record::Plain { prompt, completion } if asked => {
+                let turns = vec![turn("user", prompt), turn("assistant", completion)];
+                Some((Cow::Owned(turns), None, 0))
+            }
+            Record::Alpaca { system, instruction, input, output } if asked => {
+                let user = match input.is_empty() {
+                    true => instruction.clone(),
+                    false => format!("{instruction}\n\n{input}"),
+                };
+                let system = system.iter().map(|system| turn("system", system));
+                let turns = system.chain([turn("user", &user), turn("assistant", output)]);
+                Some((Cow::Owned(turns.collect()), None, 0))
             }
             _ => None,
         }
@@ -188,6 +223,36 @@ impl Encoder<'_> {
             }
         }
         (range.end, false)
+    }
+}
+
+/// A record of text as prompt and completion.
+fn as_plain(record: &Record) -> (Cow<'_, str>, &str) {
+    match record {
+        Record::Plain { prompt, completion } => (Cow::Borrowed(prompt), completion),
+        Record::Alpaca { system, instruction, input, output } => {
+            let about = match (system, input.is_empty()) {
+                (Some(system), _) => system,
+                (None, true) => {
+                    "Below is an instruction that describes a task. Write a response that \
+                     appropriately completes the request."
+                }
+                (None, false) => {
+                    "Below is an instruction that describes a task, paired with an input that \
+                     provides further context. Write a response that appropriately completes the \
+                     request."
+                }
+            };
+            let input = match input.is_empty() {
+                true => String::new(),
+                false => format!("### Input:\n{input}\n\n"),
+            };
+            let prompt =
+                format!("{about}\n\n### Instruction:\n{instruction}\n\n{input}### Response:\n");
+            (Cow::Owned(prompt), output)
+        }
+        Record::Text(text) => (Cow::Borrowed(""), text),
+        Record::Chat { .. } | Record::Tokens { .. } => (Cow::Borrowed(""), ""),
     }
 }
 

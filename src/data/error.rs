@@ -1,7 +1,9 @@
 //! What can go wrong between a data file and its packed tokens.
 
+use std::fmt;
 use std::path::PathBuf;
 
+use super::rows::MAX_ROW_BYTES;
 use crate::model::tokenizer;
 
 /// What is wrong with one row.
@@ -9,12 +11,20 @@ use crate::model::tokenizer;
 pub enum RowProblem {
     #[error("not JSON: {0}")]
     Json(String),
+    /// Bytes that are no text; counted from 1.
+    #[error("not UTF-8 at byte {0}")]
+    Utf8(usize),
+    #[error("is longer than {} MB, the most that a row may have", MAX_ROW_BYTES / 1_000_000)]
+    TooLarge,
     #[error("a row must be a JSON object, this is {0}")]
     NotAnObject(&'static str),
-    /// Neither `messages` nor `prompt` and `completion`.
-    #[error("has neither `messages` nor `prompt` and `completion` (its keys: {0})")]
+    /// No key by which the kind of row could be told.
+    #[error(
+        "has none of `messages`, `conversations`, `prompt`, `instruction`, `input_ids` and `text` \
+         (its keys: {0})"
+    )]
     Kind(String),
-    /// A row of the other kind than the file's first row.
+    /// A row of another kind than the file's first row.
     #[error("is a `{found}` row in a file of `{expected}` rows")]
     Mixed { expected: &'static str, found: &'static str },
     /// A key is missing or of a wrong type.
@@ -28,20 +38,69 @@ pub enum RowProblem {
     NoLoss(&'static str),
 }
 
-/// Loading data failed. Every message names the file, and the line where there is one.
+impl RowProblem {
+    /// The problem in a few words, the same for all rows that have it: what skipped rows are counted by.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Json(_) => "not JSON",
+            Self::Utf8(_) => "not UTF-8",
+            Self::TooLarge => "too large",
+            Self::NotAnObject(_) => "not an object",
+            Self::Kind(_) => "of no known kind",
+            Self::Mixed { .. } => "of another kind than the first row",
+            Self::Key { .. } => "a key missing or wrong",
+            Self::Template(_) => "not for the chat template",
+            Self::NoLoss(_) => "without a loss token",
+        }
+    }
+}
+
+/// Where a row stands: the line of a text file, or its number in a list or table, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Line(usize),
+    Row(usize),
+}
+
+impl Place {
+    /// The line's or row's number.
+    pub fn number(self) -> usize {
+        match self {
+            Place::Line(number) | Place::Row(number) => number,
+        }
+    }
+}
+
+/// What follows a file's name: `:3`, or `, row 3`.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Place::Line(number) => write!(f, ":{number}"),
+            Place::Row(number) => write!(f, ", row {number}"),
+        }
+    }
+}
+
+/// Loading data failed. Every message names the file, and the line or row where there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("reading {}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
     /// One row is bad and `on_bad_row` is `error`.
-    #[error("{}:{line}: {problem}", path.display())]
-    Row { path: PathBuf, line: usize, problem: RowProblem },
+    #[error("{}{place}: {problem}", path.display())]
+    Row { path: PathBuf, place: Place, problem: RowProblem },
+    /// Not a file of rows at all, or a damaged one.
+    #[error("{} {problem}", path.display())]
+    File { path: PathBuf, problem: String, advice: &'static str },
     /// Not one usable row in all files.
     #[error("no usable row in {} ({skipped} were skipped)", list(paths))]
     Empty { paths: Vec<PathBuf>, skipped: usize },
     /// No file was given.
     #[error("no data file was given")]
     NoFiles,
+    /// A directory without data files.
+    #[error("no data file in the directory {}", .0.display())]
+    EmptyDirectory(PathBuf),
     /// The chat template cannot be used for any row.
     #[error("the chat template of {}: {problem}", path.display())]
     Template { path: PathBuf, problem: String },
@@ -53,8 +112,17 @@ pub enum Error {
     NoEos { path: PathBuf },
     #[error("`max_length` is {0}, documents need at least 2 tokens")]
     MaxLength(usize),
-    #[error("{}:{line}: {source}", path.display())]
-    Tokenizer { path: PathBuf, line: usize, source: tokenizer::Error },
+    #[error("{}{place}: {source}", path.display())]
+    Tokenizer { path: PathBuf, place: Place, source: tokenizer::Error },
+    /// The file of tokens that do not fit into memory.
+    #[error("{doing} the tokens in {}: {source}", dir.display())]
+    Store { doing: &'static str, dir: PathBuf, source: std::io::Error },
+    /// More documents than can be counted.
+    #[error("the data have more than {} documents", u32::MAX)]
+    TooMany,
+    /// All rows were held out, or none.
+    #[error("{share} of {rows} rows held out leaves {what}")]
+    HeldOut { share: f64, rows: usize, what: &'static str },
 }
 
 fn list(paths: &[PathBuf]) -> String {
@@ -68,7 +136,8 @@ impl Error {
             Error::Row { problem, .. } => match problem {
                 RowProblem::Kind(_) => {
                     "write {\"prompt\": \"...\", \"completion\": \"...\"} or {\"messages\": \
-                     [{\"role\": \"user\", \"content\": \"...\"}, ...]}"
+                     [{\"role\": \"user\", \"content\": \"...\"}, ...]}, or name the columns: \
+                     `columns = { prompt = \"question\", completion = \"answer\" }`"
                 }
                 RowProblem::Mixed { .. } => "split the file: one kind of row in each",
                 RowProblem::NoLoss(_) => {
@@ -78,25 +147,31 @@ impl Error {
                 RowProblem::Template(_) => {
                     "change the row or the template, or set `on_bad_row = \"skip\"`"
                 }
+                RowProblem::Utf8(_) => {
+                    "write the file anew as UTF-8, or set `on_bad_row = \"skip\"` to leave such rows out"
+                }
                 _ => "mend the row, or set `on_bad_row = \"skip\"` to leave such rows out",
             },
             Error::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::NotFound => {
                     "check the path: it is relative to the directory that dayrun is started in"
                 }
-                std::io::ErrorKind::IsADirectory => {
-                    "it is a directory: name the JSONL files in it, one path or a list of paths"
-                }
                 _ => return None,
             },
+            Error::File { advice, .. } => advice,
             Error::Empty { skipped: 0, .. } => "is it the right file?",
             Error::Empty { .. } => "set `on_bad_row = \"error\"` to see what is wrong with them",
+            Error::EmptyDirectory(_) => "data files are named *.jsonl, *.json or *.parquet",
             Error::Template { .. } => "give a template of your own, or use `prompt` rows",
             Error::NoTemplate { .. } => {
                 "use the model's instruct variant, give a chat template, or use `prompt` rows"
             }
             Error::NoEos { .. } => "add eos_token to the model's tokenizer_config.json",
             Error::Tokenizer { source, .. } => return source.hint(),
+            Error::Store { .. } => {
+                "set DAYRUN_CACHE to a directory on a disk with room: four bytes a token are needed"
+            }
+            Error::HeldOut { .. } => "change data.eval_share, or name files in data.eval",
             _ => return None,
         };
         Some(hint.into())

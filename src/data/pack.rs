@@ -6,8 +6,10 @@
 //! over the whole epoch, so that neither length nor place in the file decides when a document is
 //! seen. Evaluation: in order, next fit, remembering which document each loss belongs to.
 
-use super::Document;
 use super::batch::MicroBatch;
+use super::error::Error;
+use super::store::{LOSS, TokenStore};
+use super::{Dataset, Document};
 use crate::rng::Rng;
 
 /// Micro-batches in a window: enough documents to fill the gaps, few enough to stay random.
@@ -56,59 +58,124 @@ pub struct TooLong {
     pub capacity: usize,
 }
 
-fn check(documents: &[Document], capacity: usize) -> Result<(), TooLong> {
-    match documents.iter().position(|d| d.tokens.len() > capacity) {
-        Some(document) => {
-            Err(TooLong { document, length: documents[document].tokens.len(), capacity })
+/// Which documents stand together in which micro-batch of an epoch: their numbers alone. The tokens are
+/// read when a micro-batch is assembled, so that an epoch of any size takes a few bytes a document.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Epoch {
+    /// Documents, micro-batch by micro-batch.
+    documents: Vec<u32>,
+    /// Where each micro-batch ends in `documents`.
+    ends: Vec<u32>,
+    capacity: usize,
+    tokens: usize,
+}
+
+impl Epoch {
+    /// Packs one epoch: at most `capacity` tokens in a micro-batch, every document as often as its data
+    /// set's weight says. Depends on the arguments alone.
+    ///
+    /// Errors: [`TooLong`]; `data::load` with `max_length` up to `capacity` gives none such.
+    pub fn new(dataset: &Dataset, capacity: usize, seed: u64, epoch: u64) -> Result<Self, TooLong> {
+        let store = &dataset.documents;
+        let too_long = (0..store.len()).find(|&d| store.length(d) > capacity);
+        if let Some(document) = too_long {
+            return Err(TooLong { document, length: store.length(document), capacity });
         }
-        None => Ok(()),
+        let mut order = dataset.epoch_documents(seed, epoch);
+        Rng::new(&[seed, epoch, DOCUMENTS]).shuffle(&mut order);
+
+        let mut bins = Bins::default();
+        let mut rest = &order[..];
+        while !rest.is_empty() {
+            let budget = WINDOW.saturating_mul(capacity);
+            let mut tokens = 0usize;
+            let fits = |&&d: &&u32| {
+                tokens = tokens.saturating_add(store.length(d as usize));
+                tokens <= budget
+            };
+            let count = rest.iter().take_while(fits).count().max(1);
+            let (window, later) = rest.split_at(count);
+            first_fit_decreasing(store, window, capacity, &mut bins);
+            rest = later;
+        }
+        let mut shuffled: Vec<u32> = (0..bins.ends.len() as u32).collect();
+        Rng::new(&[seed, epoch, BATCHES]).shuffle(&mut shuffled);
+        let mut packed = Self { capacity, ..Self::default() };
+        for bin in shuffled {
+            packed.documents.extend(bins.of(bin as usize));
+            packed.ends.push(packed.documents.len() as u32);
+        }
+        packed.tokens = packed.documents.iter().map(|&d| store.length(d as usize)).sum();
+        Ok(packed)
+    }
+
+    /// The number of micro-batches.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The part of the capacity that holds real tokens, in `0..=1`.
+    pub fn utilisation(&self) -> f64 {
+        let room = self.len() * self.capacity;
+        if room == 0 { 0.0 } else { self.tokens as f64 / room as f64 }
+    }
+
+    /// The documents of micro-batch `i`.
+    pub fn documents(&self, i: usize) -> &[u32] {
+        let start = if i == 0 { 0 } else { self.ends[i - 1] };
+        &self.documents[start as usize..self.ends[i] as usize]
+    }
+
+    /// Assembles micro-batch `i` in place of what `batch` holds. Once `batch` has held the largest, nothing
+    /// is allocated.
+    ///
+    /// Errors: the store's file cannot be read.
+    pub fn fill(&self, i: usize, store: &TokenStore, batch: &mut MicroBatch) -> Result<(), Error> {
+        clear(batch);
+        for &d in self.documents(i) {
+            append(batch, |tokens| store.read(d as usize, tokens))?;
+        }
+        Ok(())
+    }
+
+    /// All micro-batches at once.
+    ///
+    /// Errors: as [`Epoch::fill`].
+    pub fn batches(&self, store: &TokenStore) -> Result<Vec<MicroBatch>, Error> {
+        let one = |i| {
+            let mut batch = MicroBatch::default();
+            self.fill(i, store, &mut batch).map(|()| batch)
+        };
+        (0..self.len()).map(one).collect()
     }
 }
 
-/// The micro-batches of one epoch: every document exactly once, at most `capacity` tokens each.
-/// Depends on the arguments alone.
-///
-/// Errors: [`TooLong`]; `data::load` with `max_length` up to `capacity` gives none such.
-pub fn epoch_batches(
-    documents: &[Document],
-    capacity: usize,
-    seed: u64,
-    epoch: u64,
-) -> Result<Vec<MicroBatch>, TooLong> {
-    check(documents, capacity)?;
-    let mut order: Vec<usize> = (0..documents.len()).collect();
-    Rng::new(&[seed, epoch, DOCUMENTS]).shuffle(&mut order);
+/// Documents in groups.
+#[derive(Default)]
+struct Bins {
+    documents: Vec<u32>,
+    ends: Vec<u32>,
+}
 
-    let mut bins: Vec<Vec<usize>> = Vec::new();
-    let mut rest = &order[..];
-    while !rest.is_empty() {
-        let budget = WINDOW.saturating_mul(capacity);
-        let mut tokens = 0usize;
-        let fits = |&&d: &&usize| {
-            tokens = tokens.saturating_add(documents[d].tokens.len());
-            tokens <= budget
-        };
-        let count = rest.iter().take_while(fits).count().max(1);
-        let (window, later) = rest.split_at(count);
-        bins.extend(first_fit_decreasing(documents, window, capacity));
-        rest = later;
+impl Bins {
+    fn of(&self, bin: usize) -> &[u32] {
+        let start = if bin == 0 { 0 } else { self.ends[bin - 1] };
+        &self.documents[start as usize..self.ends[bin] as usize]
     }
-    Rng::new(&[seed, epoch, BATCHES]).shuffle(&mut bins);
-    Ok(bins.iter().map(|bin| assemble(documents, bin)).collect())
 }
 
 /// The longest first, each into the first bin with room. Equal lengths keep their shuffled order,
 /// and inside a bin documents stand in the order in which they went in.
-fn first_fit_decreasing(
-    documents: &[Document],
-    window: &[usize],
-    capacity: usize,
-) -> Vec<Vec<usize>> {
+fn first_fit_decreasing(store: &TokenStore, window: &[u32], capacity: usize, out: &mut Bins) {
     let mut sorted = window.to_vec();
-    sorted.sort_by_key(|&d| std::cmp::Reverse(documents[d].tokens.len()));
-    let mut bins: Vec<(usize, Vec<usize>)> = Vec::new();
+    sorted.sort_by_key(|&d| std::cmp::Reverse(store.length(d as usize)));
+    let mut bins: Vec<(usize, Vec<u32>)> = Vec::new();
     for d in sorted {
-        let length = documents[d].tokens.len();
+        let length = store.length(d as usize);
         match bins.iter_mut().find(|(room, _)| *room >= length) {
             Some((room, bin)) => {
                 *room -= length;
@@ -117,7 +184,10 @@ fn first_fit_decreasing(
             None => bins.push((capacity - length, vec![d])),
         }
     }
-    bins.into_iter().map(|(_, bin)| bin).collect()
+    for (_, bin) in bins {
+        out.documents.extend(bin);
+        out.ends.push(out.documents.len() as u32);
+    }
 }
 
 /// A micro-batch for evaluation.
@@ -135,7 +205,9 @@ pub fn sequential_batches(
     documents: &[Document],
     capacity: usize,
 ) -> Result<Vec<EvalBatch>, TooLong> {
-    check(documents, capacity)?;
+    if let Some(document) = documents.iter().position(|d| d.tokens.len() > capacity) {
+        return Err(TooLong { document, length: documents[document].tokens.len(), capacity });
+    }
     let mut bins: Vec<Vec<usize>> = Vec::new();
     let mut room = 0;
     for (d, document) in documents.iter().enumerate() {
@@ -149,7 +221,7 @@ pub fn sequential_batches(
         room -= document.tokens.len();
     }
     let with_owner = |bin: Vec<usize>| EvalBatch {
-        batch: assemble(documents, &bin),
+        batch: assemble(bin.iter().map(|&d| &documents[d])),
         document_of: bin
             .iter()
             .flat_map(|&d| std::iter::repeat_n(d as u32, documents[d].loss_tokens()))
@@ -158,24 +230,48 @@ pub fn sequential_batches(
     Ok(bins.into_iter().map(with_owner).collect())
 }
 
-/// The documents of one bin, one behind the other. Row `p` predicts token `p + 1` of the same
-/// document, so a document's first token is never a target.
-fn assemble(documents: &[Document], bin: &[usize]) -> MicroBatch {
-    let mut batch = MicroBatch { cu_seqlens: vec![0], ..MicroBatch::default() };
-    for &d in bin {
-        let document = &documents[d];
-        let start = batch.tokens.len() as u32;
-        batch.tokens.extend(&document.tokens);
-        batch.position_ids.extend(0..document.tokens.len() as u32);
-        for (i, (&token, &loss)) in
-            document.tokens.iter().zip(&document.loss_mask).enumerate().skip(1)
-        {
-            if loss {
-                batch.loss_positions.push(start + i as u32 - 1);
-                batch.targets.push(token);
-            }
-        }
-        batch.cu_seqlens.push(batch.tokens.len() as u32);
+/// These documents, one behind the other.
+fn assemble<'a>(documents: impl Iterator<Item = &'a Document>) -> MicroBatch {
+    let mut batch = MicroBatch::default();
+    clear(&mut batch);
+    for Document { tokens, loss_mask } in documents {
+        let stored = tokens.iter().zip(loss_mask);
+        let stored = stored.map(|(&id, &loss)| if loss { id | LOSS } else { id });
+        let put = |out: &mut Vec<u32>| {
+            out.extend(stored);
+            Ok::<(), std::convert::Infallible>(())
+        };
+        let Ok(()) = append(&mut batch, put);
     }
     batch
+}
+
+fn clear(batch: &mut MicroBatch) {
+    let MicroBatch { tokens, position_ids, cu_seqlens, loss_positions, targets } = batch;
+    for list in [tokens, position_ids, &mut *cu_seqlens, loss_positions, targets] {
+        list.clear();
+    }
+    cu_seqlens.push(0);
+}
+
+/// Puts one more document into a micro-batch; `put` writes its tokens, with [`LOSS`] where there is some.
+/// Row `p` predicts token `p + 1` of the same document, so a document's first token is never a target.
+fn append<E>(
+    batch: &mut MicroBatch,
+    put: impl FnOnce(&mut Vec<u32>) -> Result<(), E>,
+) -> Result<(), E> {
+    let start = batch.tokens.len();
+    put(&mut batch.tokens)?;
+    let tokens = &mut batch.tokens[start..];
+    batch.position_ids.extend(0..tokens.len() as u32);
+    for (i, token) in tokens.iter_mut().enumerate() {
+        let loss = *token & LOSS != 0;
+        *token &= !LOSS;
+        if loss && i > 0 {
+            batch.loss_positions.push((start + i) as u32 - 1);
+            batch.targets.push(*token);
+        }
+    }
+    batch.cu_seqlens.push(batch.tokens.len() as u32);
+    Ok(())
 }

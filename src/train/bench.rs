@@ -6,7 +6,7 @@ use crate::Error;
 use crate::adapter::{Adapter, LoraConfig};
 use crate::data::Dataset;
 use crate::data::dataset::Document;
-use crate::data::pack::{self, PackStats};
+use crate::data::pack::{Epoch, PackStats};
 use crate::device::cpu::{GemmElement, peak};
 use crate::device::memory::Placement;
 use crate::model::batch::MicroBatch;
@@ -92,7 +92,7 @@ pub fn train<E: GemmElement>(
     let BenchOptions { warmup, steps, r, micro_batch_tokens, .. } = *options;
     let config = &base.weights.config;
     let dataset = random_documents(config.vocab_size, &options.lengths);
-    let batches = pack::epoch_batches(&dataset.documents, micro_batch_tokens, 0, 0)?;
+    let batches = Epoch::new(&dataset, micro_batch_tokens, 0, 0)?.batches(&dataset.documents)?;
     let adapter = Adapter::new(lora_config(r), config, 0);
     let lora_weights = adapter.params.len();
     let peak = || (!base.device.is_gpu()).then(|| peak::bf16_flops_per_second(&base.cpu));
@@ -181,7 +181,7 @@ fn random_documents(vocab: usize, lengths: &[usize]) -> Dataset {
         place += length as u64;
         document
     };
-    Dataset { documents: lengths.iter().map(document).collect(), ..Dataset::default() }
+    Dataset::of(&lengths.iter().map(document).collect::<Vec<_>>())
 }
 
 /// The mean step: what each kind of op took, and what none of them did.
@@ -292,9 +292,11 @@ mod tests {
     #[test]
     fn documents_have_the_lengths_asked_for() {
         let dataset = random_documents(259, &[3, 1, 7]);
-        let lengths: Vec<_> = dataset.documents.iter().map(|d| d.tokens.len()).collect();
+        let store = &dataset.documents;
+        let documents: Vec<_> = (0..store.len()).filter_map(|i| store.get(i).ok()).collect();
+        let lengths: Vec<_> = documents.iter().map(|d| d.tokens.len()).collect();
         assert_eq!(lengths, [3, 1, 7]);
-        assert!(dataset.documents.iter().flat_map(|d| &d.tokens).all(|&token| token < 259));
-        assert_ne!(dataset.documents[0].tokens, dataset.documents[2].tokens[..3]);
+        assert!(documents.iter().flat_map(|d| &d.tokens).all(|&token| token < 259));
+        assert_ne!(documents[0].tokens, documents[2].tokens[..3]);
     }
 }

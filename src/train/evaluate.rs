@@ -155,10 +155,16 @@ fn evaluate_as<E: GemmElement>(
         .collect();
     let documents: Vec<Document> = all.iter().map(|(_, row)| row.document.clone()).collect();
     let losses = losses::<E>(base, adapter, &documents, options.micro_batch_tokens, report, stop)?;
-    let answers = match options.exact_match {
-        true => Some(answers::<E>(base, adapter, &all, options, report, stop)?),
-        false => None,
-    };
+    // A row of plain text asks for nothing.
+    let asks: Vec<usize> = (0..all.len()).filter(|&i| !all[i].1.prompt.is_empty()).collect();
+    let mut answers = vec![None; all.len()];
+    if options.exact_match && !asks.is_empty() {
+        let rows: Vec<&EvalRow> = asks.iter().map(|&i| all[i].1).collect();
+        let given = answers_to::<E>(base, adapter, &rows, options, report, stop)?;
+        for (i, answer) in asks.into_iter().zip(given) {
+            answers[i] = Some(answer);
+        }
+    }
     let mut rows = Vec::with_capacity(all.len());
     for (i, &(file, row)) in all.iter().enumerate() {
         let (loss, loss_tokens) = (losses[i], row.document.loss_tokens());
@@ -166,7 +172,7 @@ fn evaluate_as<E: GemmElement>(
             let path = files[file].path.clone();
             return Err(EvaluateError::Loss { path, line: row.line, loss });
         }
-        let answer = answers.as_ref().map(|answers| answers[i].clone());
+        let answer = answers[i].take();
         rows.push(RowResult {
             file,
             line: row.line,
@@ -212,18 +218,18 @@ fn losses<E: GemmElement>(
 }
 
 /// The greedy answer of each row, as text.
-fn answers<E: GemmElement>(
+fn answers_to<E: GemmElement>(
     base: &Base,
     adapter: Option<&Adapter>,
-    rows: &[(usize, &EvalRow)],
+    rows: &[&EvalRow],
     options: &EvaluateOptions,
     report: Report,
     stop: &AtomicBool,
 ) -> Result<Vec<String>, EvaluateError> {
     // Long prompts first, so that none of them is left to decode alone at the end.
     let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_by_key(|&i| std::cmp::Reverse(rows[i].1.prompt.len()));
-    let prompts: Vec<Vec<u32>> = order.iter().map(|&i| rows[i].1.prompt.clone()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(rows[i].prompt.len()));
+    let prompts: Vec<Vec<u32>> = order.iter().map(|&i| rows[i].prompt.clone()).collect();
     let longest = prompts.first().map_or(0, Vec::len);
     let capacity =
         (longest + options.max_new_tokens).min(base.weights.config.max_position_embeddings);

@@ -2,6 +2,7 @@
 
 pub mod base;
 pub mod bench;
+pub mod bench_data;
 pub mod bench_generate;
 pub mod device;
 pub mod evaluate;

@@ -1,6 +1,6 @@
 //! A whole run: load, tokenise, prove, train, save, evaluate, sum up.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -15,11 +15,9 @@ use super::{Base, Schedule, StepReport, Trainer, TrainerOptions};
 use crate::Error;
 use crate::adapter::{Adapter, LoraConfig, PeftError, peft};
 use crate::config::{ComputeDtype, OnRow, PromptAs, RunFile, TargetModules, TooLong};
-use crate::data::dataset::DataStats;
-use crate::data::{self, DataOptions, Dataset, encode};
+use crate::data::{self, DataOptions, Dataset, EvalRow, HeldOut, Source, Statistics, encode};
 use crate::device::cpu::GemmElement;
 use crate::device::memory::Placement;
-#[cfg(feature = "cuda")]
 use crate::model;
 use crate::progress::Report;
 
@@ -52,7 +50,13 @@ pub struct Outcome {
     pub after: Option<Evaluation>,
 }
 
-/// How a run file's data section is loaded.
+/// Which rows a run keeps from training, if any.
+pub fn held_out(run: &RunFile) -> Option<HeldOut> {
+    let share = run.data.eval_share;
+    (share > 0.0).then_some(HeldOut { share, seed: run.train.seed })
+}
+
+/// How a run file's data section is loaded. Nothing is held out: see [`held_out`].
 pub fn data_options(run: &RunFile) -> Result<DataOptions, Error> {
     let data = &run.data;
     let template = data.chat_template.as_ref().map(|path| {
@@ -60,14 +64,13 @@ pub fn data_options(run: &RunFile) -> Result<DataOptions, Error> {
             .map_err(|source| data::Error::Io { path: path.clone(), source })
     });
     Ok(DataOptions {
-        max_length: data.max_length,
         too_long: match data.too_long {
-            TooLong::Truncate => data::dataset::TooLong::Truncate,
-            TooLong::Split => data::dataset::TooLong::Split,
+            TooLong::Truncate => data::TooLong::Truncate,
+            TooLong::Split => data::TooLong::Split,
         },
         on_bad_row: match data.on_bad_row {
-            OnRow::Error => data::dataset::OnBadRow::Error,
-            OnRow::Skip => data::dataset::OnBadRow::Skip,
+            OnRow::Error => data::OnBadRow::Error,
+            OnRow::Skip => data::OnBadRow::Skip,
         },
         prompt_as: match data.prompt_as {
             PromptAs::Text => encode::PromptAs::Text,
@@ -76,6 +79,8 @@ pub fn data_options(run: &RunFile) -> Result<DataOptions, Error> {
         chat_template: template.transpose()?,
         // The run file has been checked: what is there is a date.
         date: data.date.as_ref().and_then(|date| date.parse().ok()),
+        cache_dir: model::default_cache_dir().unwrap_or_else(std::env::temp_dir),
+        ..DataOptions::new(data.max_length)
     })
 }
 
@@ -90,28 +95,34 @@ pub fn evaluate_options(run: &RunFile) -> EvaluateOptions {
     }
 }
 
-/// Loads evaluation rows, file by file. `on_note` hears what of a file is not as it was written.
+/// Loads evaluation rows, source by source. `on_note` hears what of one is not as it was written.
 pub fn eval_files(
     base: &Base,
-    paths: &[PathBuf],
+    sources: &[Source],
     options: &DataOptions,
     report: Report,
     on_note: &dyn Fn(&str),
 ) -> Result<Vec<EvalFile>, Error> {
-    let one = |path: &PathBuf| {
-        let paths = std::slice::from_ref(path);
-        let load = || data::load_eval(paths, &base.tokenizer, options, report);
+    let one = |source: &Source| {
+        let sources = std::slice::from_ref(source);
+        let load = || data::load_eval(sources, &base.tokenizer, options, report);
         let (rows, stats) = base.cpu.install(load)?;
         let losses = left_out(&stats);
         if !losses.is_empty() {
-            on_note(&format!("{}: {} rows; {}", path.display(), stats.rows, losses.join("; ")));
+            let path = source.path.display();
+            on_note(&format!("{path}: {} rows; {}", stats.rows, losses.join("; ")));
         }
         if let Some(first) = &stats.first_skipped {
             tracing::warn!("the first row skipped: {first}");
         }
-        Ok(EvalFile { path: path.clone(), rows })
+        Ok(EvalFile { path: source.path.clone(), rows })
     };
-    paths.iter().map(one).collect()
+    sources.iter().map(one).collect()
+}
+
+/// The rows that a run keeps from training, as one file of evaluation rows.
+pub fn held_out_file(rows: Vec<EvalRow>) -> EvalFile {
+    EvalFile { path: "held out".into(), rows }
 }
 
 /// Runs a checked run file into the directory `out`, from loading to summary.json.
@@ -145,11 +156,18 @@ pub fn run_file(run: &RunFile, out: &Path, watch: &Watch) -> Result<Outcome, Err
     if let (Some(_), Some(op)) = (&base.gpu, &run.train.cpu_until) {
         model::cuda::check_op(&base.weights.config, &adapter, op)?;
     }
-    let options = data_options(&run)?;
-    let load = || data::load(&run.data.train.0, &base.tokenizer, &options, watch.report);
-    let dataset = base.cpu.install(load)?;
+    let vocab_size = Some(base.weights.config.vocab_size);
+    let options = DataOptions { vocab_size, ..data_options(&run)? };
+    let holding = DataOptions { held_out: held_out(&run), ..options.clone() };
+    let sources = run.data.train_sources();
+    let load = || data::load(&sources, &base.tokenizer, &holding, watch.report);
+    let mut dataset = base.cpu.install(load)?;
     note_data(&dataset, watch);
-    let files = eval_files(&base, &run.data.eval.0, &options, watch.report, watch.on_note)?;
+    let sources = run.data.eval_sources();
+    let mut files = eval_files(&base, &sources, &options, watch.report, watch.on_note)?;
+    if !dataset.held_out.is_empty() {
+        files.push(held_out_file(std::mem::take(&mut dataset.held_out)));
+    }
     match run.train.compute_dtype {
         ComputeDtype::Bf16 => go::<bf16>(run, base, dataset, files, adapter, start, watch),
         ComputeDtype::F32 => go::<f32>(run, base, dataset, files, adapter, start, watch),
@@ -158,9 +176,17 @@ pub fn run_file(run: &RunFile, out: &Path, watch: &Watch) -> Result<Outcome, Err
 
 /// Every file that the run will read must open, before the first of them is read.
 fn check_files(run: &RunFile) -> Result<(), Error> {
-    for path in run.data.train.0.iter().chain(&run.data.eval.0).chain(&run.data.chat_template) {
-        std::fs::File::open(path)
-            .map_err(|source| data::Error::Io { path: path.clone(), source })?;
+    let open = |path: &Path| {
+        let file = std::fs::File::open(path);
+        file.map_err(|source| data::Error::Io { path: path.into(), source })
+    };
+    for source in run.data.train.0.iter().chain(&run.data.eval.0) {
+        for file in data::files::expand(&source.path)? {
+            open(&file)?;
+        }
+    }
+    if let Some(template) = &run.data.chat_template {
+        open(template)?;
     }
     if let Some(dir) = &run.lora.init_adapter {
         let path = dir.join("adapter_config.json");
@@ -196,7 +222,7 @@ fn first_adapter(run: &mut RunFile, base: &Base) -> Result<Adapter, Error> {
 }
 
 /// What of the rows was left out, cut or is doubtful.
-fn left_out(stats: &DataStats) -> Vec<String> {
+fn left_out(stats: &Statistics) -> Vec<String> {
     let counts = [
         (stats.skipped, "bad rows skipped"),
         (stats.truncated, "documents truncated"),
@@ -215,6 +241,9 @@ fn note_data(dataset: &Dataset, watch: &Watch) {
         "{} rows, {} documents, {} tokens, {} of them with loss, the longest document has {}",
         stats.rows, stats.documents, stats.tokens, stats.loss_tokens, stats.longest
     );
+    if stats.held_out > 0 {
+        text.push_str(&format!("; {} rows held out for the evaluation", stats.held_out));
+    }
     for loss in left_out(stats) {
         text.push_str(&format!("; {loss}"));
     }
@@ -242,14 +271,16 @@ fn go<E: GemmElement>(
 ) -> Result<Outcome, Error> {
     if run.lora.init_adapter.is_none() {
         let (mut documents, mut room) = (Vec::new(), PROOF_TOKENS);
-        for document in &dataset.documents {
-            let tokens = &document.tokens[..document.tokens.len().min(room)];
+        for i in 0..dataset.documents.len() {
+            let mut tokens = dataset.documents.get(i)?.tokens;
+            tokens.truncate(room);
             if tokens.is_empty() {
                 break;
             }
             room -= tokens.len();
             documents.push(tokens);
         }
+        let documents: Vec<&[u32]> = documents.iter().map(Vec::as_slice).collect();
         proof::fresh_adapter_changes_nothing::<E>(&base, &adapter, &documents)?;
         tracing::info!("the fresh adapter changes no logit of {} tokens", PROOF_TOKENS - room);
     }

@@ -10,8 +10,9 @@ use super::{RunDir, Schedule, Trainer};
 use crate::Error;
 use crate::adapter::{Adapter, BaseModel, peft};
 use crate::config::RunFile;
+use crate::data::Dataset;
 use crate::data::batch::MicroBatch;
-use crate::data::{Dataset, pack};
+use crate::data::pack::Epoch;
 use crate::device::cpu::GemmElement;
 use crate::model::config::LlamaConfig;
 
@@ -35,13 +36,8 @@ impl fmt::Display for SavedAdapter {
 }
 
 /// The micro-batches of an epoch, in order.
-pub(super) fn epoch(
-    run: &RunFile,
-    dataset: &Dataset,
-    epoch: u64,
-) -> Result<Vec<MicroBatch>, Error> {
-    let capacity = run.train.micro_batch_tokens;
-    Ok(pack::epoch_batches(&dataset.documents, capacity, run.train.seed, epoch)?)
+pub(super) fn epoch(run: &RunFile, dataset: &Dataset, epoch: u64) -> Result<Epoch, Error> {
+    Ok(Epoch::new(dataset, run.train.micro_batch_tokens, run.train.seed, epoch)?)
 }
 
 /// What the updates have come to so far.
@@ -98,13 +94,15 @@ impl Training {
         &mut self,
         run: &RunFile,
         dataset: &Dataset,
-        first: Vec<MicroBatch>,
+        first: Epoch,
         schedule: &Schedule,
         trainer: &mut Trainer<E>,
         watch: &Watch,
     ) -> Result<(), Error> {
         let mut gradients = GradientWatch::new(trainer.adapter()?);
         let mut first = Some(first);
+        let accumulation = run.train.gradient_accumulation;
+        let mut group = vec![MicroBatch::default(); accumulation];
         for e in 0.. {
             if trainer.steps() == schedule.total {
                 return Ok(());
@@ -113,14 +111,13 @@ impl Training {
                 Some(batches) => batches,
                 None => epoch(run, dataset, e)?,
             };
-            let stats = pack::PackStats::of(&batches, run.train.micro_batch_tokens);
             tracing::info!(
                 "epoch {}: {} micro-batches, {:.1} % full",
                 e + 1,
                 batches.len(),
-                100.0 * stats.utilisation()
+                100.0 * batches.utilisation()
             );
-            for group in batches.chunks(run.train.gradient_accumulation) {
+            for first in (0..batches.len()).step_by(accumulation) {
                 if trainer.steps() == schedule.total {
                     return Ok(());
                 }
@@ -128,6 +125,11 @@ impl Training {
                     self.interrupted = true;
                     return Ok(());
                 }
+                let group = &mut group[..accumulation.min(batches.len() - first)];
+                for (i, batch) in group.iter_mut().enumerate() {
+                    batches.fill(first + i, &dataset.documents, batch)?;
+                }
+                let group = &*group;
                 let lr = schedule.lr(trainer.steps());
                 let report = trainer.step(group, lr)?;
                 self.losses.push((report.step, report.loss));

@@ -1,5 +1,6 @@
-//! `dayrun bench`: how fast this machine is, on random tokens.
+//! `dayrun bench`: how fast this machine is.
 
+mod data;
 mod generate;
 mod train;
 
@@ -13,12 +14,13 @@ use crate::config::{ComputeDtype, RunFile, Threads};
 use crate::train::Base;
 use crate::train::device::Request;
 
-/// Measure how fast this machine trains and generates.
+/// Measure how fast this machine trains, generates and reads data.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   dayrun bench train --model models/smol --batch 4 --seq 256     tokens a second of training
-  dayrun bench generate --model models/smol --rows 32            reading prompts, and answering")]
+  dayrun bench generate --model models/smol --rows 32            reading prompts, and answering
+  dayrun bench data --model models/smol train.jsonl              rows a second of reading data")]
 pub struct Args {
     #[command(subcommand)]
     what: What,
@@ -28,16 +30,18 @@ pub struct Args {
 enum What {
     Train(train::Args),
     Generate(generate::Args),
+    Data(data::Args),
 }
 
 pub(super) fn run(args: &Args, terminal: &Terminal) -> Result<ExitCode, Failure> {
     match &args.what {
         What::Train(args) => train::run(args, terminal),
         What::Generate(args) => generate::run(args, terminal),
+        What::Data(args) => data::run(args, terminal),
     }
 }
 
-/// What every benchmark is told.
+/// What every benchmark of a model is told.
 #[derive(clap::Args)]
 struct BenchArgs {
     /// The base model: a Hugging Face directory or a GGUF file.
