@@ -226,9 +226,9 @@ fn columns_have_the_names_that_the_table_gives_them() {
         load_with(&[Source { columns, ..path.into() }], &DataOptions::new(512))
     };
     // Not `text`, though there is one.
-    let row = r#"{"text": "no", "question": "a", "answer": "b"}"#;
+    let row = r#"{"text": "no", "question": "a", "answer": " b"}"#;
     let mapped = of(row, columns(&[("prompt", "question"), ("completion", "answer")])).unwrap();
-    assert_eq!(texts(&mapped), ("ab<|im_end|>".into(), "b<|im_end|>".into()));
+    assert_eq!(texts(&mapped), ("a b<|im_end|>".into(), " b<|im_end|>".into()));
     // Two that have each other's name.
     let row = r#"{"prompt": "a", "completion": "b"}"#;
     let swapped = of(row, columns(&[("prompt", "completion"), ("completion", "prompt")])).unwrap();
