@@ -1,98 +1,24 @@
-//! nf4_linear: timing at the demo model's shapes, beside candle's f32 matmul of the weight decoded
-//! beforehand, without adapter (no crate at hand multiplies NF4, and none computes in bf16).
+//! nf4_linear: timing on a GPU.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use std::time::Duration;
+use criterion::{Criterion, criterion_group, criterion_main};
 
-use candle_core::{Device, Tensor};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use dayrun::device::cpu::{Cpu, GemmElement, Level};
-use dayrun::ops::nf4_linear::{BackwardTerm, LowRank, backward, forward, reference};
-use dayrun::quant::{Nf4Matrix, double_quantise, quantise};
-use half::bf16;
-
-use common::{DType, Rng, Tol, abs_product, assert_close, cast, nan, to_f64};
-
-const R: usize = 16;
 /// Rows that are checked before timing.
+#[cfg(feature = "cuda")]
 const CHECKED: usize = 4;
-
-struct Data {
-    w: Nf4Matrix,
-    x: Vec<f64>,
-    dy: Vec<f64>,
-    v: Vec<f64>,
-    a: Vec<f64>,
-    b: Vec<f64>,
-}
-
-fn data(m: usize, n: usize, k: usize) -> Data {
-    let mut rng = Rng::new(1);
-    let values: Vec<f32> = cast(&rng.values(n * k, 0.05));
-    Data {
-        w: double_quantise(quantise(n, k, &values).unwrap()),
-        x: rng.values(m * k, 1.0),
-        dy: rng.values(m * n, 1.0),
-        v: rng.values(m * R, 1.0),
-        a: rng.values(R * k, 0.05),
-        b: rng.values(n * R, 0.05),
-    }
-}
-
-fn check<E: GemmElement + Into<f64>>(d: &Data, y: &[E]) {
-    let (n, k) = (d.w.rows, d.w.cols);
-    let w = to_f64(&d.w.to_f32().into_iter().map(E::from_f32).collect::<Vec<E>>());
-    let want = reference::forward(CHECKED, k, n, R, &d.x, &w, &d.v, &d.b);
-    let mut bounds = abs_product(CHECKED, k, n, &d.x, &w);
-    bounds.iter_mut().zip(abs_product(CHECKED, R, n, &d.v, &d.b)).for_each(|(a, b)| *a += b);
-    let tol = Tol::new(DType::of::<E>()).sum_len(k + R).magnitudes(&bounds).round_result();
-    assert_close("nf4_linear.y", &y[..CHECKED * n], &want, tol.cols(n));
-}
-
-fn bench<E: GemmElement + Into<f64>>(c: &mut Criterion) {
-    let cpu = Cpu::with_level(Level::from_env().unwrap(), 0);
-    let mut group = c.benchmark_group(format!("nf4_linear/{}/{}", cpu.name(), E::NAME));
-    group.sample_size(10).measurement_time(Duration::from_secs(1));
-    for (m, n, k) in [(1024, 576, 576), (1024, 1536, 576), (1024, 576, 1536), (32, 1536, 576)] {
-        let d = data(m, n, k);
-        let (x, dy, v) = (cast::<E>(&d.x), cast::<E>(&d.dy), cast::<E>(&d.v));
-        let (a, b) = (cast::<E>(&d.a), cast::<E>(&d.b));
-        let (mut y, mut dx) = (nan::<E>(m * n), nan::<E>(m * k));
-        let lora = LowRank { left: &v, ld: R, r: R, right: &b };
-        forward(&cpu, m, &x, &d.w, Some(lora), None, &mut y).unwrap();
-        check(&d, &y);
-        let shape = format!("{m}x{n}x{k}");
-        // Multiplications and additions.
-        group.throughput(Throughput::Elements(2 * (m * n * (k + R)) as u64));
-        group.bench_function(BenchmarkId::new("forward", &shape), |bench| {
-            bench.iter(|| forward(&cpu, m, &x, &d.w, Some(lora), None, &mut y).unwrap());
-        });
-        group.throughput(Throughput::Elements(2 * (m * k * (n + R)) as u64));
-        let lora = Some(LowRank { right: &a, ..lora });
-        group.bench_function(BenchmarkId::new("backward", &shape), |bench| {
-            let term = BackwardTerm { dy: &dy, w: &d.w, lora };
-            bench.iter(|| backward(&cpu, m, &[term], &mut dx).unwrap());
-        });
-        if E::NAME == "f32" {
-            let tensor = |values: Vec<f32>, shape| Tensor::from_vec(values, shape, &Device::Cpu);
-            let x = tensor(cast(&d.x), (m, k)).unwrap();
-            let w = tensor(d.w.to_f32(), (n, k)).unwrap().t().unwrap();
-            group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
-            group.bench_function(BenchmarkId::new("candle f32, decoded before", &shape), |bench| {
-                bench.iter(|| x.matmul(&w).unwrap());
-            });
-        }
-    }
-    group.finish();
-}
 
 /// 16 and 1024 rows of a 4096 x 4096 linear with an adapter of rank 16 on the GPU, if there is one.
 #[cfg(feature = "cuda")]
 fn cuda(c: &mut Criterion) {
+    use common::{DType, Rng, Tol, abs_product, assert_close, cast, to_f64};
+    use criterion::Throughput;
     use dayrun::ops::nf4_linear::cuda::{LowRank, Term, Weight, backward, forward};
+    use dayrun::ops::nf4_linear::reference;
     use dayrun::quant::{double_quantise, quantise};
+    use half::bf16;
+
     let Some(gpu) = common::gpu::any() else { return };
     let (n, r) = (4096, 16);
     let mut rng = Rng::new(1);
@@ -146,5 +72,5 @@ fn cuda(c: &mut Criterion) {
 #[cfg(not(feature = "cuda"))]
 fn cuda(_: &mut Criterion) {}
 
-criterion_group!(benches, cuda, bench::<f32>, bench::<bf16>);
+criterion_group!(benches, cuda);
 criterion_main!(benches);

@@ -46,7 +46,7 @@ fn values(rows: usize, cols: usize, key: u64) -> Vec<f32> {
 
 fn dense(rows: usize, cols: usize, values: impl Iterator<Item = f32>) -> Dense {
     let values: Vec<bf16> = values.map(bf16::from_f32).collect();
-    Dense { rows, cols, data: bytemuck::cast_slice::<bf16, u8>(&values).to_vec().into() }
+    Dense::new(rows, cols, bytemuck::cast_slice::<bf16, u8>(&values).to_vec().into())
 }
 
 fn weights() -> Weights {
@@ -59,7 +59,7 @@ fn weights() -> Weights {
         linears: Linear::ALL.map(|linear| {
             let (rows, cols) = linear.shape(&config);
             let values = values(rows, cols, (100 * i + linear as usize) as u64);
-            double_quantise(quantise(rows, cols, &values).expect("finite"))
+            double_quantise(quantise(rows, cols, &values).expect("finite")).into()
         }),
         qk_norm: None,
         biases: Default::default(),

@@ -444,7 +444,7 @@ fn a_benchmark_says_how_fast_and_where_the_time_goes() {
     equal("share of the peak", reached, work, 4 * READ_JSON + 6);
     assert!(number("rss_gb") > 0.0 && number("peak_gflop_s") > 0.1);
     let ops = line["seconds_per_op"].as_object().unwrap();
-    for op in ["nf4_linear", "attention backward", "head and loss", "outside ops"] {
+    for op in ["linear", "attention backward", "head and loss", "outside ops"] {
         assert!(ops[op].as_f64().unwrap() > 0.0, "{op}: {text}");
     }
     let sum: f64 = ops.values().map(|s| s.as_f64().unwrap()).sum();
@@ -485,7 +485,7 @@ fn a_benchmark_of_generation_has_both_rates() {
     assert_eq!(line["new"], 3);
     for phase in ["prefill", "decode"] {
         let ops = line["seconds_per_op"][phase].as_object().unwrap();
-        assert!(ops.contains_key("nf4_linear") && ops.contains_key("outside ops"), "{text}");
+        assert!(ops.contains_key("linear") && ops.contains_key("outside ops"), "{text}");
     }
     // By default prompt and answer are longer than this model takes.
     let output = run(dir.path(), &[&bench[..], &["--prompt", "20", "--new", "4"]].concat());

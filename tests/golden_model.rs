@@ -25,7 +25,7 @@ use dayrun::model::llama::Kind;
 #[cfg(all(feature = "gguf", feature = "cli"))]
 use dayrun::model::source::{DEMO, Sources};
 use dayrun::model::tokenizer::TextTokenizer;
-use dayrun::model::weights::Weights;
+use dayrun::model::weights::{LayerWeights, Weights};
 use dayrun::model::{Engine, LoadOptions, Loaded, load};
 use dayrun::progress::quiet;
 use dayrun::quant::Nf4Matrix;
@@ -282,6 +282,10 @@ fn twenty_losses() {
     }
 }
 
+fn nf4(layer: &LayerWeights, linear: Linear) -> &Nf4Matrix {
+    layer.linear(linear).as_nf4().unwrap()
+}
+
 /// A matrix's bits: packed codes and every scale.
 fn same_matrix(what: &str, a: &Nf4Matrix, b: &Nf4Matrix) {
     assert_eq!((a.rows, a.cols), (b.rows, b.cols), "{what}");
@@ -315,7 +319,7 @@ fn hub_directory_and_gguf_are_one_model() {
     assert_eq!((hub.layers.len(), gguf.layers.len()), (2, 2));
     for (i, (a, b)) in hub.layers.iter().zip(&gguf.layers).enumerate() {
         for linear in Linear::ALL {
-            same_matrix(&linear.path(i), a.linear(linear), b.linear(linear));
+            same_matrix(&linear.path(i), nf4(a, linear), nf4(b, linear));
         }
     }
     let prompt = &prompts("tiny/golden.json")[3];

@@ -33,7 +33,8 @@ static ALLOCATOR: Counting = Counting;
 /// One document is longer than a block of attention's backward (256 tokens at most), so that sums between
 /// blocks are needed.
 fn allocations<E: GemmElement>(inside: bool) -> (usize, usize) {
-    let weights = tiny::weights(64, true);
+    // NF4, bf16 and f32 side by side.
+    let weights = tiny::mixed(&tiny::weights(64, true));
     let adapter = tiny::adapter(&weights.config, 8, &Linear::ALL, 1);
     let options = TrainerOptions {
         micro_batch_tokens: 640,

@@ -113,7 +113,7 @@ impl Reader<'_> {
     }
 
     fn dense(&mut self, rows: usize, cols: usize) -> Result<Dense, Damage> {
-        Ok(Dense { rows, cols, data: self.part(rows * cols * 2)? })
+        Ok(Dense::new(rows, cols, self.part(rows * cols * 2)?))
     }
 
     fn floats(&mut self, len: usize) -> Result<Arc<[f32]>, Damage> {
@@ -146,7 +146,7 @@ impl Reader<'_> {
             let mut linears = Vec::new();
             for linear in Linear::ALL {
                 let (rows, cols) = linear.shape(config);
-                linears.push(self.linear(rows, cols)?);
+                linears.push(self.linear(rows, cols)?.into());
             }
             let linears = linears.try_into().unwrap_or_else(|_| unreachable!("seven linears"));
             layers.push(parts::layer(config, linears, |_, len| self.dense(1, len))?);
@@ -158,8 +158,8 @@ impl Reader<'_> {
 
 /// Writes `weights` to `path`, by way of a temporary file in its directory, which is made.
 ///
-/// Errors: those of the file system; [`io::ErrorKind::InvalidInput`] for linears whose scales are
-/// not doubly quantised.
+/// Errors: those of the file system; [`io::ErrorKind::InvalidInput`] for linears that are not in NF4 or
+/// whose scales are not doubly quantised.
 pub fn write(path: &Path, key: &[u8; 32], weights: &Weights) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(dir)?;
@@ -173,8 +173,10 @@ pub fn write(path: &Path, key: &[u8; 32], weights: &Weights) -> io::Result<()> {
     part(&mut out, &weights.norm.data)?;
     for layer in &weights.layers {
         for linear in &layer.linears {
+            let invalid = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
+            let linear = linear.as_nf4().ok_or_else(|| invalid("a weight that is not in NF4"))?;
             let Absmax::Nested { codes, absmax2, offset, .. } = &linear.absmax else {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "scales in f32"));
+                return Err(invalid("scales in f32"));
             };
             part(&mut out, &linear.codes)?;
             part(&mut out, codes)?;

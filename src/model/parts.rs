@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 use super::Error;
 use super::config::{Linear, LlamaConfig};
-use super::weights::{Dense, LayerWeights};
+use super::weights::{Dense, LayerWeights, Matrix};
 use crate::device::bytes::Bytes;
 use crate::device::cpu::Element;
 use crate::progress::{Progress, Report};
@@ -55,7 +55,7 @@ pub(super) fn dense(
         })
         .collect();
     results.into_iter().collect::<Result<(), Error>>()?;
-    Ok(Dense { rows, cols, data: Bytes::from(data) })
+    Ok(Dense::new(rows, cols, Bytes::from(data)))
 }
 
 /// A bf16 matrix whose bytes are taken as they lie in a mapped file, checked to be finite. The
@@ -67,7 +67,7 @@ pub(super) fn mapped(
     cols: usize,
     data: &Bytes,
 ) -> Result<Dense, Error> {
-    let dense = Dense { rows, cols, data: data.clone() };
+    let dense: Dense = Dense::new(rows, cols, data.clone());
     match dense.as_slice().par_iter().position_first(|x| !x.is_finite()) {
         None => Ok(dense),
         Some(index) => {
@@ -119,7 +119,7 @@ pub(super) fn quantised(
 /// A layer from its linears and its vectors, each given by `read(which, len)`.
 pub(super) fn layer<E>(
     config: &LlamaConfig,
-    linears: [Nf4Matrix; 7],
+    linears: [Matrix; 7],
     mut read: impl FnMut(Vector, usize) -> Result<Dense, E>,
 ) -> Result<LayerWeights, E> {
     let mut dense = |vector: Vector| read(vector, vector.len(config));
@@ -174,11 +174,11 @@ pub(super) fn layers(
     config: &LlamaConfig,
     stage: &'static str,
     report: Report,
-    make: impl Fn(usize, Linear) -> Result<Nf4Matrix, Error> + Sync,
-) -> Result<Vec<[Nf4Matrix; 7]>, Error> {
+    make: impl Fn(usize, Linear) -> Result<Matrix, Error> + Sync,
+) -> Result<Vec<[Matrix; 7]>, Error> {
     let total = 7 * config.num_hidden_layers;
     let done = AtomicU64::new(0);
-    let made: Vec<Result<Nf4Matrix, Error>> = (0..total)
+    let made: Vec<Result<Matrix, Error>> = (0..total)
         .into_par_iter()
         .map(|i| {
             let matrix = make(i / 7, Linear::ALL[i % 7]);
@@ -189,7 +189,7 @@ pub(super) fn layers(
         .collect();
     let made = made.into_iter().collect::<Result<Vec<_>, Error>>()?;
     let mut made = made.into_iter();
-    let seven = |made: &mut std::vec::IntoIter<Nf4Matrix>| {
+    let seven = |made: &mut std::vec::IntoIter<Matrix>| {
         let linears: Vec<_> = made.by_ref().take(7).collect();
         linears.try_into().unwrap_or_else(|_| unreachable!("seven linears were made for a layer"))
     };

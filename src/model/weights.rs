@@ -1,23 +1,81 @@
-//! The frozen base in memory: NF4 linears, everything else in bf16.
+//! The frozen base in memory: linears in NF4, bf16 or f32, everything else in bf16.
+
+use std::marker::PhantomData;
 
 use half::bf16;
 
 use super::config::{Linear, LlamaConfig};
 use crate::device::bytes::Bytes;
+use crate::ops::linear::{Rows, Weight};
 use crate::quant::Nf4Matrix;
 
-/// A bf16 matrix `[rows, cols]`, row-major, owned or in a mapped file (2-byte aligned).
+/// A matrix `[rows, cols]` of bf16 (or f32), row-major, owned or in a mapped file, aligned for its elements.
 #[derive(Clone, Debug)]
-pub struct Dense {
+pub struct Dense<T = bf16> {
     pub rows: usize,
     pub cols: usize,
     pub data: Bytes,
+    element: PhantomData<T>,
 }
 
-impl Dense {
+impl<T: bytemuck::Pod> Dense<T> {
+    /// A matrix whose elements are `data`, in the machine's byte order.
+    pub fn new(rows: usize, cols: usize, data: Bytes) -> Self {
+        Self { rows, cols, data, element: PhantomData }
+    }
+
     /// The elements.
-    pub fn as_slice(&self) -> &[bf16] {
+    pub fn as_slice(&self) -> &[T] {
         bytemuck::cast_slice(&self.data)
+    }
+
+    fn as_rows(&self) -> Rows<'_, T> {
+        Rows { rows: self.rows, cols: self.cols, data: self.as_slice() }
+    }
+}
+
+/// The weight of a linear, `[out_features, in_features]`. One model may hold several kinds.
+#[derive(Clone, Debug)]
+pub enum Matrix {
+    Nf4(Nf4Matrix),
+    Bf16(Dense),
+    /// For activations in f32.
+    F32(Dense<f32>),
+}
+
+impl Matrix {
+    /// As the ops take it.
+    pub fn as_weight(&self) -> Weight<'_> {
+        match self {
+            Matrix::Nf4(w) => Weight::Nf4(w),
+            Matrix::Bf16(w) => Weight::Bf16(w.as_rows()),
+            Matrix::F32(w) => Weight::F32(w.as_rows()),
+        }
+    }
+
+    /// Output and input features.
+    pub fn shape(&self) -> (usize, usize) {
+        self.as_weight().shape()
+    }
+
+    /// The matrix if it is in NF4.
+    pub fn as_nf4(&self) -> Option<&Nf4Matrix> {
+        match self {
+            Matrix::Nf4(w) => Some(w),
+            Matrix::Bf16(_) | Matrix::F32(_) => None,
+        }
+    }
+}
+
+impl From<Nf4Matrix> for Matrix {
+    fn from(matrix: Nf4Matrix) -> Self {
+        Matrix::Nf4(matrix)
+    }
+}
+
+impl From<Dense> for Matrix {
+    fn from(matrix: Dense) -> Self {
+        Matrix::Bf16(matrix)
     }
 }
 
@@ -29,14 +87,14 @@ pub struct LayerWeights {
     /// Of each head of q and of k, `[head_dim]`, where the model has them.
     pub qk_norm: Option<[Dense; 2]>,
     /// In the order of [`Linear::ALL`].
-    pub linears: [Nf4Matrix; 7],
+    pub linears: [Matrix; 7],
     /// `[out_features]`, in the order of [`Linear::ALL`], where the model has them.
     pub biases: [Option<Dense>; 7],
 }
 
 impl LayerWeights {
     /// One of the seven linears.
-    pub fn linear(&self, linear: Linear) -> &Nf4Matrix {
+    pub fn linear(&self, linear: Linear) -> &Matrix {
         &self.linears[linear as usize]
     }
 

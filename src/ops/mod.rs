@@ -9,6 +9,7 @@ pub mod cross_entropy;
 pub mod embedding;
 pub mod gemm_bf16;
 pub mod head;
+pub mod linear;
 pub mod lora_down;
 pub mod lora_grad;
 pub mod nf4_dequantize;

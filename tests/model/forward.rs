@@ -17,7 +17,7 @@ use half::bf16;
 
 use crate::common::{DType, Tol, assert_close, assert_same_bits};
 use crate::reference::Model;
-use crate::tiny::{adapter, cpu, cpus, documents, four_threads, pack, weights};
+use crate::tiny::{adapter, cpu, cpus, documents, four_threads, mixed, pack, weights};
 
 pub fn losses<E: GemmElement>(
     cpu: &Arc<Cpu>,
@@ -84,8 +84,8 @@ pub fn max_abs(x: &[f64]) -> f64 {
 }
 
 fn equals_reference<E: GemmElement + Into<f64>>() {
-    for (hidden, tied) in [(64, true), (96, false)] {
-        let weights = weights(hidden, tied);
+    let all = [weights(64, true), weights(96, false), mixed(&weights(64, true))];
+    for weights in all {
         let mut adapter = adapter(&weights.config, 8, &Linear::ALL, 3);
         // Parameters as the ops see them.
         for x in &mut adapter.params {
@@ -177,7 +177,7 @@ fn a_fresh_adapter_changes_nothing() {
 
 #[test]
 fn one_two_and_four_threads_give_the_same_bits() {
-    let weights = weights(64, false);
+    let weights = mixed(&weights(64, false));
     let adapter = adapter(&weights.config, 17, &Linear::ALL, 6);
     let batch = pack(&documents(&[300, 100, 33], 4));
     for (pair, four) in cpus().chunks(2).zip(four_threads()) {

@@ -15,7 +15,7 @@ use half::bf16;
 
 use crate::common::{DType, Rng, Tol, assert_close, assert_same_bits, dot, to_f64};
 use crate::reference::Model;
-use crate::tiny::{adapter, cpu, cpus, documents, pack, weights};
+use crate::tiny::{adapter, cpu, cpus, documents, mixed, pack, weights};
 
 /// Gradients of the mean loss over all batches, run one behind the other.
 fn gradients<E: GemmElement>(
@@ -58,8 +58,7 @@ fn tolerance(tokens: usize) -> Tol<'static> {
 
 /// For every tensor the derivative along a random direction, which every element has a part in,
 /// and along single elements.
-fn equal_the_derivative(hidden: usize, tied: bool, r: usize, targets: &[Linear], seed: u64) {
-    let weights = weights(hidden, tied);
+fn equal_the_derivative(weights: Arc<Weights>, r: usize, targets: &[Linear], seed: u64) {
     let adapter = adapter(&weights.config, r, targets, seed);
     let model = Model::new::<f32>(&weights);
     let batch = pack(&documents(&[9, 1, 14], seed));
@@ -120,23 +119,33 @@ fn equal_the_derivative(hidden: usize, tied: bool, r: usize, targets: &[Linear],
 
 #[test]
 fn of_all_linears_at_rank_8() {
-    equal_the_derivative(64, true, 8, &Linear::ALL, 1);
+    equal_the_derivative(weights(64, true), 8, &Linear::ALL, 1);
 }
 
 #[test]
 fn of_a_few_linears_at_rank_5() {
-    equal_the_derivative(96, false, 5, &[Linear::Q, Linear::V, Linear::Up], 2);
+    equal_the_derivative(weights(96, false), 5, &[Linear::Q, Linear::V, Linear::Up], 2);
 }
 
 #[test]
 fn of_the_other_linears_at_rank_17() {
-    equal_the_derivative(96, true, 17, &[Linear::K, Linear::O, Linear::Gate, Linear::Down], 3);
+    equal_the_derivative(
+        weights(96, true),
+        17,
+        &[Linear::K, Linear::O, Linear::Gate, Linear::Down],
+        3,
+    );
 }
 
 #[test]
 fn of_one_linear_at_rank_1() {
-    equal_the_derivative(64, false, 1, &[Linear::Down], 4);
-    equal_the_derivative(64, false, 1, &[Linear::Q], 5);
+    equal_the_derivative(weights(64, false), 1, &[Linear::Down], 4);
+    equal_the_derivative(weights(64, false), 1, &[Linear::Q], 5);
+}
+
+#[test]
+fn of_linears_that_are_held_in_different_ways() {
+    equal_the_derivative(mixed(&weights(64, true)), 8, &Linear::ALL, 6);
 }
 
 /// bf16 gradients point where the f32 ones do.

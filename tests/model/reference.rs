@@ -4,8 +4,7 @@ use dayrun::adapter::Adapter;
 use dayrun::device::cpu::Element;
 use dayrun::model::batch::MicroBatch;
 use dayrun::model::config::Linear;
-use dayrun::model::weights::{Dense, Weights};
-use dayrun::quant::Nf4Matrix;
+use dayrun::model::weights::{self, Dense, Weights};
 
 struct Matrix {
     rows: usize,
@@ -26,9 +25,15 @@ impl Matrix {
     }
 
     /// The values that the linear multiplies with: rounded once to `E`.
-    fn nf4<E: Element>(w: &Nf4Matrix) -> Self {
-        let value = |i| f64::from(E::from_f32(w.value(i)).to_f32());
-        Matrix { rows: w.rows, cols: w.cols, data: (0..w.rows * w.cols).map(value).collect() }
+    fn linear<E: Element>(w: &weights::Matrix) -> Self {
+        let (rows, cols) = w.shape();
+        let value = |i| match w {
+            weights::Matrix::Nf4(w) => w.value(i),
+            weights::Matrix::Bf16(w) => w.as_slice()[i].to_f32(),
+            weights::Matrix::F32(w) => w.as_slice()[i],
+        };
+        let rounded = |i| f64::from(E::from_f32(value(i)).to_f32());
+        Matrix { rows, cols, data: (0..rows * cols).map(rounded).collect() }
     }
 }
 
@@ -74,7 +79,7 @@ impl Model {
         let layers = weights.layers.iter().map(|layer| Layer {
             input_norm: Matrix::dense(&layer.input_layernorm).data,
             post_norm: Matrix::dense(&layer.post_attention_layernorm).data,
-            linears: layer.linears.iter().map(Matrix::nf4::<E>).collect(),
+            linears: layer.linears.iter().map(Matrix::linear::<E>).collect(),
         });
         Model {
             heads: c.num_attention_heads,

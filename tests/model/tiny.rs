@@ -6,7 +6,7 @@ use dayrun::adapter::{Adapter, LoraConfig};
 use dayrun::device::cpu::{Cpu, Level};
 use dayrun::model::batch::MicroBatch;
 use dayrun::model::config::{Linear, LlamaConfig};
-use dayrun::model::weights::{Dense, LayerWeights, Weights};
+use dayrun::model::weights::{Dense, LayerWeights, Matrix, Weights};
 use dayrun::quant::{double_quantise, quantise};
 use half::bf16;
 
@@ -44,12 +44,33 @@ pub fn wide_config(tied: bool) -> LlamaConfig {
 
 fn dense(rows: usize, cols: usize, values: Vec<f64>) -> Dense {
     let values: Vec<bf16> = values.into_iter().map(bf16::from_f64).collect();
-    Dense { rows, cols, data: bytemuck::cast_slice::<bf16, u8>(&values).to_vec().into() }
+    Dense::new(rows, cols, bytemuck::cast_slice::<bf16, u8>(&values).to_vec().into())
 }
 
 /// Weights scaled so that attention is peaked and logits have a standard deviation of about 2.
 pub fn weights(hidden: usize, tied: bool) -> Arc<Weights> {
     weights_of(config(hidden, tied))
+}
+
+/// The same with linears that are not quantised again: those of the first layer by turns in NF4, bf16 and f32,
+/// those of the second all in bf16.
+pub fn mixed(weights: &Weights) -> Arc<Weights> {
+    let mut weights = weights.clone();
+    for (i, layer) in weights.layers.iter_mut().enumerate() {
+        for (j, linear) in layer.linears.iter_mut().enumerate() {
+            let Some(w) = linear.as_nf4() else { continue };
+            let (rows, cols, values) = (w.rows, w.cols, w.to_f32());
+            *linear = match (i, j % 3) {
+                (0, 0) => continue,
+                (0, 2) => {
+                    let bytes = values.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<u8>>();
+                    Matrix::F32(Dense::new(rows, cols, bytes.into()))
+                }
+                _ => dense(rows, cols, values.into_iter().map(f64::from).collect()).into(),
+            };
+        }
+    }
+    Arc::new(weights)
 }
 
 /// As [`weights`], of any shape with two layers.
@@ -65,7 +86,7 @@ pub fn weights_of(config: LlamaConfig) -> Arc<Weights> {
             let scale = gain / (cols as f64).sqrt();
             let values: Vec<f32> =
                 rng.values(rows * cols, scale).into_iter().map(|x| x as f32).collect();
-            double_quantise(quantise(rows, cols, &values).unwrap())
+            double_quantise(quantise(rows, cols, &values).unwrap()).into()
         }),
         qk_norm: None,
         biases: Default::default(),

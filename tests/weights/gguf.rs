@@ -53,7 +53,9 @@ fn permuted_rows_are_told_apart() {
     let q = tensors.iter_mut().find(|t| t.name.contains("q_proj")).expect("q");
     q.values = super::writer::permute(&q.values, TINY.heads, 64, 64);
     let permuted = load_hub(&TINY, &tensors);
-    let codes = |w: &dayrun::model::weights::Weights| w.layers[0].linear(Linear::Q).codes.to_vec();
+    let codes = |w: &dayrun::model::weights::Weights| {
+        w.layers[0].linear(Linear::Q).as_nf4().unwrap().codes.to_vec()
+    };
     assert_ne!(codes(&hub), codes(&permuted));
 }
 

@@ -72,7 +72,10 @@ fn tensors_come_to_their_places() {
         let (rows, cols) = linear.shape(&weights.config);
         let want = dayrun::quant::quantise(rows, cols, values(&name)).expect("quantises");
         let want = dayrun::quant::double_quantise(want);
-        assert!(matrix_bytes(&want) == matrix_bytes(layer.linear(linear)), "{name}");
+        assert!(
+            matrix_bytes(&want) == matrix_bytes(layer.linear(linear).as_nf4().unwrap()),
+            "{name}"
+        );
     }
 }
 
@@ -121,7 +124,7 @@ fn four_bit(weights: &dayrun::model::weights::Weights) -> (Value, Vec<Stored>) {
         for linear in Linear::ALL {
             let name = format!("{}.weight", linear.path(i));
             tensors.retain(|t| t.0 != name);
-            tensors.extend(bnb::serialise(&name, layer.linear(linear)));
+            tensors.extend(bnb::serialise(&name, layer.linear(linear).as_nf4().unwrap()));
         }
     }
     let mut config = TINY.config();

@@ -12,7 +12,7 @@ mod writer;
 
 use std::path::Path;
 
-use dayrun::model::weights::{Dense, Weights};
+use dayrun::model::weights::{Dense, Matrix, Weights};
 use dayrun::model::{Error, LoadOptions, load};
 use dayrun::progress::quiet;
 use dayrun::quant::{Absmax, Nf4Matrix};
@@ -29,6 +29,18 @@ fn refused(source: &Path, parts: &[&str]) {
     let message = error.to_string();
     for part in parts {
         assert!(message.contains(part), "`{message}` does not say `{part}`");
+    }
+}
+
+/// Everything of a weight as bytes.
+fn weight_bytes(matrix: &Matrix) -> Vec<u8> {
+    let (rows, cols) = matrix.shape();
+    let dense =
+        |kind: &str, data: &[u8]| [format!("{kind} {rows}x{cols} ").as_bytes(), data].concat();
+    match matrix {
+        Matrix::Nf4(matrix) => matrix_bytes(matrix),
+        Matrix::Bf16(matrix) => dense("bf16", &matrix.data),
+        Matrix::F32(matrix) => dense("f32", &matrix.data),
     }
 }
 
@@ -68,7 +80,7 @@ fn assert_same(a: &Weights, b: &Weights) {
         let name = format!("{i} post_attention_layernorm");
         dense(&name, &a.post_attention_layernorm, &b.post_attention_layernorm);
         for (j, (a, b)) in a.linears.iter().zip(&b.linears).enumerate() {
-            assert!(matrix_bytes(a) == matrix_bytes(b), "layer {i} linear {j}");
+            assert!(weight_bytes(a) == weight_bytes(b), "layer {i} linear {j}");
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{GpuError, Needs};
 use crate::device::cuda::{Buf, Cuda, View};
 use crate::model::config::Linear;
 use crate::model::program::Norm;
-use crate::model::weights::{Dense, LayerWeights, Weights};
+use crate::model::weights::{Dense, LayerWeights, Matrix, Weights};
 use crate::ops::nf4_linear::cuda::Weight;
 use crate::ops::rope;
 
@@ -57,7 +57,13 @@ impl GpuWeights {
         let config = &weights.config;
         let layer = |layer: &LayerWeights| {
             let vectors: usize = layer.vectors().map(|vector| vector.data.len()).sum();
-            vectors + layer.linears.iter().map(Weight::bytes_of).sum::<usize>()
+            vectors
+                + layer
+                    .linears
+                    .iter()
+                    .filter_map(Matrix::as_nf4)
+                    .map(Weight::bytes_of)
+                    .sum::<usize>()
         };
         let head = weights.lm_head.as_ref().map_or(0, |head| head.data.len());
         let tables = config.max_position_embeddings * config.head_dim * size_of::<f32>();
@@ -77,7 +83,11 @@ impl GpuWeights {
         let linears = weights.layers.iter().enumerate().map(|(i, layer)| {
             let upload = |linear: Linear| {
                 let loading = |source| GpuError::Op { op: linear.path(i), source };
-                Weight::upload(cuda, layer.linear(linear)).map_err(loading)
+                let Some(w) = layer.linear(linear).as_nf4() else {
+                    let got = crate::ops::check("nf4_linear", "weights in NF4", 0, 1);
+                    return Err(loading(got.expect_err("0 is not 1").into()));
+                };
+                Weight::upload(cuda, w).map_err(loading)
             };
             let [q, k, v, o, gate, up, down] = Linear::ALL.map(upload);
             Ok([q?, k?, v?, o?, gate?, up?, down?])

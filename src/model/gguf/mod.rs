@@ -14,7 +14,7 @@ use super::config::{Linear, LlamaConfig};
 use super::family::{self, Differences, Family, LayerKind};
 use super::parts::Vector;
 use super::rope_scaling::RopeScaling;
-use super::weights::{Dense, Weights};
+use super::weights::{Dense, Matrix, Weights};
 use super::{Error, parts};
 use crate::progress::Report;
 pub use header::{Array, Gguf, TensorInfo, Value};
@@ -319,6 +319,7 @@ pub(super) fn load(
             }
             Ok(())
         })
+        .map(Matrix::Nf4)
     })?;
     let layers = layers
         .into_iter()

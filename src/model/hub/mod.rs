@@ -13,7 +13,7 @@ use safetensors::Dtype;
 
 use super::config::{Linear, LlamaConfig};
 use super::parts::Vector;
-use super::weights::{Dense, Weights};
+use super::weights::{Dense, Matrix, Weights};
 use super::{Error, parts};
 use crate::device::bytes::Bytes;
 use crate::progress::Report;
@@ -147,12 +147,14 @@ impl Checkpoint {
                 let companion =
                     |suffix: &str| self.shards.get(&format!("{name}.{suffix}")).cloned();
                 return bnb::read(rows, cols, tensor, companion)
+                    .map(Matrix::Nf4)
                     .map_err(parts::in_tensor(path, &name));
             }
             parts::quantised(path, &name, rows, cols, |range, out| {
                 widen(tensor, cols, range, out);
                 Ok(())
             })
+            .map(Matrix::Nf4)
         })?;
         let layer = |(layer, linears)| {
             parts::layer(config, linears, |vector, len| {

@@ -6,10 +6,10 @@ use crate::device::memory::Buffer;
 use crate::model::config::Linear;
 use crate::model::llama::LOSS_CHUNK;
 use crate::model::program::{AttentionBackward, GradScratch, Group, Norm};
+use crate::ops::linear::{BackwardTerm, LowRank};
 use crate::ops::lora_grad::Left;
-use crate::ops::nf4_linear::{BackwardTerm, LowRank};
 use crate::ops::{
-    ShapeError, attention, cross_entropy, head, lora_down, lora_grad, nf4_linear, rms_norm, swiglu,
+    ShapeError, attention, cross_entropy, head, linear, lora_down, lora_grad, rms_norm, swiglu,
 };
 
 impl<E: GemmElement> Run<'_, E> {
@@ -174,13 +174,13 @@ impl<E: GemmElement> Run<'_, E> {
                 })
             });
             let dy = cut::<E>(dys[i], n * linear.shape(config).0);
-            BackwardTerm { dy, w: weights.layers[layer].linear(linear), lora }
+            BackwardTerm { dy, w: weights.layers[layer].linear(linear).as_weight(), lora }
         };
         let dx = cut_mut::<E>(dx, n * n_in);
         match linears.len() {
-            1 => nf4_linear::backward(self.cpu, n, &[term(0)], dx),
-            2 => nf4_linear::backward(self.cpu, n, &[term(0), term(1)], dx),
-            _ => nf4_linear::backward(self.cpu, n, &[term(0), term(1), term(2)], dx),
+            1 => linear::backward(self.cpu, n, &[term(0)], dx),
+            2 => linear::backward(self.cpu, n, &[term(0), term(1)], dx),
+            _ => linear::backward(self.cpu, n, &[term(0), term(1), term(2)], dx),
         }
     }
 

@@ -7,9 +7,9 @@ use crate::model::config::{Linear, LlamaConfig};
 use crate::model::kv_cache::KvCache;
 use crate::model::llama::LOSS_CHUNK;
 use crate::model::program::{Group, Norm};
-use crate::ops::nf4_linear::LowRank;
+use crate::ops::linear::LowRank;
 use crate::ops::{
-    ShapeError, attention, cross_entropy, embedding, head, lora_down, nf4_linear, rms_norm, swiglu,
+    ShapeError, attention, cross_entropy, embedding, head, linear, lora_down, rms_norm, swiglu,
 };
 
 /// Rows in one task of a copy.
@@ -97,7 +97,7 @@ impl<E: GemmElement> Run<'_, E> {
     ) -> Result<(), ShapeError> {
         let n = self.n;
         let weights = &self.weights.layers[layer];
-        let (w, bias) = (weights.linear(linear), weights.bias(linear));
+        let (w, bias) = (weights.linear(linear).as_weight(), weights.bias(linear));
         let slot = slot(self.adapter, layer, linear);
         // Without an adapter there is no V; x stands in for the borrow.
         let ([x, v], [y]) = self.memory.borrow([x, v.unwrap_or(x)], [y]);
@@ -107,8 +107,9 @@ impl<E: GemmElement> Run<'_, E> {
             r: slot.padded(),
             right: adapter.slot_b(slot),
         });
-        let (x, y) = (cut::<E>(x, n * w.cols), cut_mut::<E>(y, n * w.rows));
-        nf4_linear::forward(self.cpu, n, x, w, lora, bias, y)
+        let (n_out, n_in) = w.shape();
+        let (x, y) = (cut::<E>(x, n * n_in), cut_mut::<E>(y, n * n_out));
+        linear::forward(self.cpu, n, x, w, lora, bias, y)
     }
 
     pub(super) fn rope(

@@ -5,7 +5,7 @@ use half::bf16;
 
 use crate::common::gpu;
 use crate::common::{Rng, assert_same_bits};
-use crate::nf4_linear::matrix;
+use crate::linear::matrix;
 
 #[test]
 fn every_element_is_the_rounded_product() {

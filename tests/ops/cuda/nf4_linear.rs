@@ -12,7 +12,7 @@ use crate::common::gpu::{self, Bits};
 use crate::common::{
     DType, Rng, Tol, abs_product, assert_close, assert_same_bits, cast, pitched, to_f64,
 };
-use crate::nf4_linear::matrix;
+use crate::linear::matrix;
 
 /// The values that the kernel multiplies with: rounded once to bf16.
 fn decoded(w: &Nf4Matrix) -> Vec<f64> {

@@ -179,6 +179,36 @@ pub trait GemmElement: Element {
         plain::pack(0, k, cols, panel, value);
     }
 
+    /// As `pack_nt`, from f32 data, rounded where `Self` is bf16.
+    fn pack_nt_f32(
+        _level: Level,
+        data: &[f32],
+        ld: usize,
+        row0: usize,
+        rows: usize,
+        k: usize,
+        panel: &mut [Self],
+    ) {
+        let data = from_row(data, ld, row0, rows, k);
+        check_panel(panel, rows, k);
+        plain::pack(0, k, rows, panel, |kk, column| Self::from_f32(data[column * ld + kk]));
+    }
+
+    /// As `pack_nn`, from f32 data, rounded where `Self` is bf16.
+    fn pack_nn_f32(
+        _level: Level,
+        data: &[f32],
+        ld: usize,
+        k: usize,
+        col0: usize,
+        cols: usize,
+        panel: &mut [Self],
+    ) {
+        check_columns(data.len(), ld, k, col0, cols);
+        check_panel(panel, cols, k);
+        plain::pack(0, k, cols, panel, |kk, column| Self::from_f32(data[kk * ld + col0 + column]));
+    }
+
     /// Decodes rows `row0 .. row0 + rows` of an NF4 matrix into an "nt" panel.
     fn nf4_nt<S: Fn(usize) -> f32>(
         level: Level,
@@ -328,6 +358,30 @@ impl GemmElement for f32 {
     ) {
         // SAFETY: as for tile.
         unsafe { on!(level, nf4_nn_f32(nf4, col0, cols, panel)) }
+    }
+
+    fn pack_nt_f32(
+        level: Level,
+        data: &[f32],
+        ld: usize,
+        row0: usize,
+        rows: usize,
+        k: usize,
+        panel: &mut [f32],
+    ) {
+        Self::pack_nt(level, data, ld, row0, rows, k, panel);
+    }
+
+    fn pack_nn_f32(
+        level: Level,
+        data: &[f32],
+        ld: usize,
+        k: usize,
+        col0: usize,
+        cols: usize,
+        panel: &mut [f32],
+    ) {
+        Self::pack_nn(level, data, ld, k, col0, cols, panel);
     }
 }
 

@@ -1,10 +1,10 @@
-//! The CPU path: NF4 panels decoded into cache, adapter panels behind them, one tile GEMM.
+//! The CPU path: the weight's panels packed (NF4: decoded) into cache, adapter panels behind them, one tile GEMM.
 
 use std::ops::Range;
 
 use half::bf16;
 
-use super::{BackwardTerm, LowRank};
+use super::{BackwardTerm, LowRank, Weight};
 use crate::device::cpu::gemm::{Out, Term, gemm};
 use crate::device::cpu::simd::Nf4Codes;
 use crate::device::cpu::simd::prefetch::Source;
@@ -16,7 +16,7 @@ pub fn forward<E: GemmElement>(
     cpu: &Cpu,
     m: usize,
     x: &[E],
-    w: &Nf4Matrix,
+    w: Weight<'_>,
     lora: Option<LowRank<'_, E>>,
     bias: Option<&[bf16]>,
     y: &mut [E],
@@ -24,9 +24,9 @@ pub fn forward<E: GemmElement>(
     if super::few::forward(cpu, m, x, w, lora, bias, y) {
         return;
     }
-    let (level, n, k) = (cpu.level, w.rows, w.cols);
+    let (level, (n, k)) = (cpu.level, w.shape());
     let base = |columns: Range<usize>, panel: &mut [E]| {
-        decode(level, w, Direction::Nt, columns, panel);
+        pack(level, w, Direction::Nt, columns, panel);
     };
     let right = |columns: Range<usize>, panel: &mut [E]| {
         if let Some(LowRank { r, right, .. }) = lora {
@@ -39,7 +39,7 @@ pub fn forward<E: GemmElement>(
         }
     };
     let one = [E::from_f32(1.0)];
-    let source = Source::Rows { data: &w.codes, pitch: k / 2 };
+    let source = source(w, Direction::Nt);
     let mut terms = [Term { a: x, lda: k, k, pack: &base, source }; 3];
     let mut used = 1;
     if let Some(LowRank { left, ld, r, .. }) = lora {
@@ -75,7 +75,7 @@ pub fn backward<E: GemmElement>(
         let w = terms.get(i).map(|term| term.w);
         move |columns: Range<usize>, panel: &mut [E]| {
             if let Some(w) = w {
-                decode(level, w, Direction::Nn, columns, panel);
+                pack(level, w, Direction::Nn, columns, panel);
             }
         }
     });
@@ -97,8 +97,8 @@ pub fn backward<E: GemmElement>(
     });
     let mut used = 0;
     for (i, term) in terms.iter().enumerate() {
-        let (a, k) = (term.dy, term.w.rows);
-        let source = Source::Columns { data: &term.w.codes, pitch: n / 2, bits: 4 };
+        let (a, (k, _)) = (term.dy, term.w.shape());
+        let source = source(term.w, Direction::Nn);
         list[used] = Term { a, lda: k, k, pack: &base[i], source };
         used += 1;
         if let Some(LowRank { left, ld, r, .. }) = term.lora {
@@ -115,6 +115,46 @@ pub fn backward<E: GemmElement>(
 enum Direction {
     Nt,
     Nn,
+}
+
+/// Packs 32 columns of a weight into a panel, rounded to `E`.
+fn pack<E: GemmElement>(
+    level: Level,
+    w: Weight<'_>,
+    direction: Direction,
+    columns: Range<usize>,
+    panel: &mut [E],
+) {
+    let (first, count) = (columns.start, columns.len());
+    match (w, direction) {
+        (Weight::Nf4(w), _) => decode(level, w, direction, columns, panel),
+        (Weight::Bf16(w), Direction::Nt) => {
+            E::pack_nt_bf16(level, w.data, w.cols, first, count, w.cols, panel);
+        }
+        (Weight::Bf16(w), Direction::Nn) => {
+            E::pack_nn_bf16(level, w.data, w.cols, w.rows, first, count, panel);
+        }
+        (Weight::F32(w), Direction::Nt) => {
+            E::pack_nt_f32(level, w.data, w.cols, first, count, w.cols, panel);
+        }
+        (Weight::F32(w), Direction::Nn) => {
+            E::pack_nn_f32(level, w.data, w.cols, w.rows, first, count, panel);
+        }
+    }
+}
+
+/// What [`pack`] reads.
+fn source(w: Weight<'_>, direction: Direction) -> Source<'_> {
+    let (data, bits): (&[u8], usize) = match w {
+        Weight::Nf4(w) => (&w.codes, 4),
+        Weight::Bf16(w) => (bytemuck::cast_slice(w.data), 16),
+        Weight::F32(w) => (bytemuck::cast_slice(w.data), 32),
+    };
+    let pitch = w.shape().1 * bits / 8;
+    match direction {
+        Direction::Nt => Source::Rows { data, pitch },
+        Direction::Nn => Source::Columns { data, pitch, bits },
+    }
 }
 
 /// Decodes 32 columns into a panel. The match on the kind of scales is out here, so that the

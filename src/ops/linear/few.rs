@@ -1,13 +1,12 @@
-//! The forward for few rows (decoding): the weight's rows are decoded in registers, once.
+//! The forward for few rows (generation): the weight's rows are read, or decoded in registers, once.
 
 use half::bf16;
 
-use super::LowRank;
 use super::cpu::with_scales;
+use super::{LowRank, Weight};
 use crate::device::cpu::gemm::{Out, as_few, few};
 use crate::device::cpu::simd::dot::{Sums, add_bf16, add_nf4};
 use crate::device::cpu::{Cpu, GemmElement};
-use crate::quant::Nf4Matrix;
 use crate::quant::nf4::BLOCK;
 
 /// y = x·Wᵀ + V·Bᵀ (+ bias) with the bits of the tile GEMM; false where this is not the way, and nothing is done.
@@ -15,13 +14,18 @@ pub fn forward<E: GemmElement>(
     cpu: &Cpu,
     m: usize,
     x: &[E],
-    w: &Nf4Matrix,
+    w: Weight<'_>,
     lora: Option<LowRank<'_, E>>,
     bias: Option<&[bf16]>,
     y: &mut [E],
 ) -> bool {
-    let (level, k) = (cpu.level, w.cols);
-    let x = as_few(cpu, m, x, k, k).filter(|_| k.is_multiple_of(BLOCK));
+    let (level, (n, k)) = (cpu.level, w.shape());
+    let fits = match w {
+        Weight::Nf4(_) => k.is_multiple_of(BLOCK),
+        Weight::Bf16(_) => true,
+        Weight::F32(_) => false,
+    };
+    let x = as_few(cpu, m, x, k, k).filter(|_| fits);
     let adapter = match lora {
         None => None,
         Some(LowRank { left, ld, r, right }) => {
@@ -30,10 +34,16 @@ pub fn forward<E: GemmElement>(
         }
     };
     let Some(x) = x else { return false };
-    let out = Out { data: y, ld: w.rows, scale: 1.0 };
-    few(cpu, m, w.rows, out, |row, rows, sums: &mut Sums| {
-        let nf4 = with_scales(w, |first, out: &mut [f32]| w.absmax.copy(first, out));
-        add_nf4(level, &nf4, row, rows, x, sums);
+    let out = Out { data: y, ld: n, scale: 1.0 };
+    few(cpu, m, n, out, |row, rows, sums: &mut Sums| {
+        match w {
+            Weight::Nf4(w) => {
+                let nf4 = with_scales(w, |first, out: &mut [f32]| w.absmax.copy(first, out));
+                add_nf4(level, &nf4, row, rows, x, sums);
+            }
+            Weight::Bf16(w) => add_bf16(level, w.data, k, row, rows, x, sums),
+            Weight::F32(_) => {}
+        }
         if let Some((left, r, right)) = adapter {
             add_bf16(level, right, r, row, rows, left, sums);
         }
