@@ -113,13 +113,14 @@ struct Shape {
 
 fn shape() -> impl Strategy<Value = Shape> {
     let held = (kind(), any::<bool>());
+    // No columns have no pitch.
     (size(200), width(), size(200), 0usize..=20, 0usize..=17, held, any::<u64>()).prop_map(
         |(m, n_in, n_out, r, gap, (kind, biased), seed)| Shape {
             m,
             n_in,
             n_out,
             r,
-            gap,
+            gap: gap * usize::from(r > 0),
             kind,
             biased,
             seed,
