@@ -88,12 +88,7 @@ fn documents(lengths: &[usize]) -> Vec<Document> {
 fn steps(c: &mut Criterion) {
     let cpu = Arc::new(Cpu::new(0));
     let model = Loaded::on_cpu(cpu.clone(), Arc::new(weights()));
-    let lora = LoraConfig {
-        r: 16,
-        lora_alpha: 32.0,
-        use_rslora: false,
-        target_modules: Linear::ALL.map(|linear| linear.name().to_string()).to_vec(),
-    };
+    let lora = LoraConfig { r: 16, lora_alpha: 32.0, ..LoraConfig::default() };
     let peak = || println!("peak: {:.0} GFLOP/s", peak::bf16_flops_per_second(&cpu) / 1e9);
     peak();
     let mut group = c.benchmark_group("step");
@@ -105,7 +100,7 @@ fn steps(c: &mut Criterion) {
         ("ragged", &[20, 61, 84, 99, 118, 120, 143, 171, 208]),
     ];
     for (name, lengths) in shapes {
-        let adapter = Adapter::new(lora.clone(), &model.weights.config, 1);
+        let adapter = Adapter::new(lora.clone(), &model.weights.config, 1).unwrap();
         let tokens: usize = lengths.iter().sum();
         let work = bench::flops(
             &model.weights.config,

@@ -12,6 +12,13 @@ The adapter that tests/golden_model.rs trains, against the one PEFT trained from
     DAYRUN_KEEP_ADAPTER=DIR cargo test --test golden_model twenty_losses
     VENV/bin/python scripts/check_peft.py tests/golden/tiny/bnb DIR --against tests/golden/tiny/adapter-r8-trained
 
+An adapter of every kind that dayrun writes, which must give the logits of the one that PEFT wrote, bit for bit:
+
+    DAYRUN_KEEP_ADAPTER=DIR cargo test --test golden_adapters what_is_written
+    for kind in $(ls DIR); do
+        VENV/bin/python scripts/check_peft.py tests/golden/tiny/bnb DIR/$kind --logits tests/golden/adapters/$kind.safetensors
+    done
+
 The environment is that of scripts/requirements-golden.txt; compute is f32.
 """
 
@@ -67,10 +74,14 @@ def main():
     parser.add_argument("base")
     parser.add_argument("adapter")
     parser.add_argument("--against", help="another adapter directory")
+    parser.add_argument("--logits", help="a file with ids, and the logits that the adapter must give for them")
     parser.add_argument("--ids", type=int, nargs="+", help="token ids of the prompt")
     parser.add_argument("--text", default="The capital of France is")
     args = parser.parse_args()
-    if args.ids:
+    wanted = load_file(args.logits) if args.logits else None
+    if wanted:
+        ids = wanted["ids"].long()
+    elif args.ids:
         ids = torch.tensor(args.ids)
     else:
         ids = torch.tensor(AutoTokenizer.from_pretrained(args.base)(args.text, add_special_tokens=False).input_ids)
@@ -79,6 +90,8 @@ def main():
     distance = lambda a, b: float((a - b).abs().max() / base.std())
     moved = distance(got, base)
     print(f"it moves the logits of {ids.numel()} tokens by up to {moved:.4g} standard deviations of the base's")
+    if wanted and not torch.equal(got, wanted["logits"]):
+        raise SystemExit(f"its logits are {distance(got, wanted['logits']):.3g} from those of {args.logits}")
     if args.against:
         print(f"from {args.against} they are {distance(got, adapted(args.base, args.against, ids)):.3g} apart")
     if not moved > 0:

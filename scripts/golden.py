@@ -5,11 +5,12 @@
     VENV/bin/python scripts/golden.py tiny      # two small random Llamas: logits, gradients, losses
     VENV/bin/python scripts/golden.py wide      # one more with heads of 64, for GPU kernels
     VENV/bin/python scripts/golden.py families  # one of every model family
+    VENV/bin/python scripts/golden.py adapters  # every kind of LoRA configuration on one of them
     VENV/bin/python scripts/golden.py smollm2 PATH.gguf   # logits of SmolLM2-135M-Instruct
 
 Runs on a CPU in a few minutes, from fixed seeds. What it prints (distances of planted mistakes,
-quirks of bitsandbytes) is recorded in docs/LOG.md. tests/golden_nf4.rs, golden_model.rs and
-golden_families.rs read the files; CI never runs this script.
+quirks of bitsandbytes) is recorded in docs/LOG.md. tests/golden_nf4.rs, golden_model.rs,
+golden_families.rs and golden_adapters.rs read the files; CI never runs this script.
 """
 
 import argparse
@@ -32,6 +33,7 @@ def main():
     commands.add_parser("tiny", help="two small random Llamas")
     commands.add_parser("wide", help="a small random Llama with heads of 64")
     commands.add_parser("families", help="a small random model of every family")
+    commands.add_parser("adapters", help="every kind of LoRA configuration")
     smollm2 = commands.add_parser("smollm2", help="SmolLM2-135M-Instruct")
     smollm2.add_argument("gguf", type=Path)
     args = parser.parse_args()
@@ -52,6 +54,10 @@ def main():
         import golden_families
 
         golden_families.make(GOLDEN, print)
+    elif args.command == "adapters":
+        import golden_adapters
+
+        golden_adapters.make(GOLDEN, print)
     else:
         import golden_smollm2
 

@@ -1,6 +1,6 @@
 //! One error over all parts, for whoever drives a whole run.
 
-use crate::adapter::PeftError;
+use crate::adapter::{PeftError, TargetError};
 use crate::config::ConfigError;
 use crate::data;
 use crate::device::cpu::UnknownLevel;
@@ -30,6 +30,8 @@ pub enum Error {
     Pack(#[from] data::pack::TooLong),
     #[error(transparent)]
     Adapter(#[from] PeftError),
+    #[error("[lora] of the run file: {0}")]
+    Targets(#[from] TargetError),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
@@ -60,6 +62,7 @@ impl Error {
             Error::Tokenizer(e) => e.hint(),
             Error::Data(e) => e.hint(),
             Error::Adapter(e) => e.hint(),
+            Error::Targets(e) => e.hint(),
             Error::Step(e) => e.hint(),
             Error::Evaluate(e) => e.hint(),
             Error::Proof(e) => e.hint(),

@@ -193,7 +193,7 @@ fn ten_steps(adapter: &str, r: usize) {
         let set = format!("dispatch.nf4_linear={way}");
         let gpu = on(way, &["train.device=cuda", &set]);
         assert_same_losses(&format!("{adapter}, {way}"), &gpu, &cpu, largest);
-        let left = peft::load(&project.path().join(way).join("adapter"), &model()).unwrap();
+        let left = peft::load(&project.path().join(way).join("adapter"), &model(), "tiny").unwrap();
         assert_eq!(left.config.r, r);
         assert!(left.params.iter().all(|x| x.is_finite()));
         // A run on the GPU is named as what it was.
@@ -441,7 +441,7 @@ fn a_fault_in_a_kernel_loses_nothing_that_was_saved() {
     Project::new().train("runs/op", &["train.device=cuda", "train.max_steps=1", &until]);
     assert!(text.contains(&format!("the adapter of step {saved} is in ")), "{text}");
     let adapter = project.path().join("runs/run/adapter");
-    peft::load(&adapter, &model()).expect("what was saved is whole");
+    peft::load(&adapter, &model(), "tiny").expect("what was saved is whole");
     let summary = project.summary("runs/run");
     assert_eq!(summary["steps"], steps);
     assert!(summary["error"].as_str().expect("named").contains("CUDA_ERROR_LAUNCH_FAILED"));

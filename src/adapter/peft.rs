@@ -11,35 +11,24 @@ use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::error::PeftError;
+use super::card;
+pub use super::card::BaseModel;
+use super::error::{Misfit, PeftError};
 use super::lora::{Adapter, LoraModule};
-use super::peft_config;
+use super::peft_config::{self, Read};
+use super::targets::TargetError;
 use crate::device::bytes::Bytes;
 use crate::model::config::LlamaConfig;
 
-const CONFIG: &str = "adapter_config.json";
-const TENSORS: &str = "adapter_model.safetensors";
+pub(super) const CONFIG: &str = "adapter_config.json";
+pub(super) const TENSORS: &str = "adapter_model.safetensors";
 const README: &str = "README.md";
-
-/// What an adapter was trained on, for its configuration and README.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct BaseModel {
-    /// Hub name or path, where PEFT will look for the base.
-    pub name: String,
-    /// Which bytes exactly: file names with their hashes, or one content hash.
-    pub bytes: String,
-    /// How they were held in training: `NF4, double quantised`.
-    pub quantization: String,
-}
 
 /// Checks what of the adapter in `dir` can be checked without its model: that both files open,
 /// and that nothing in the configuration is unsupported. Cheap, so it comes before a model is
 /// loaded; [`load`] checks it all again.
 pub fn check_config(dir: &Path) -> Result<(), PeftError> {
-    let path = dir.join(CONFIG);
-    let text = std::fs::read_to_string(&path)
-        .map_err(|source| PeftError::Read { path: path.clone(), source })?;
-    peft_config::fields(&text, &path)?;
+    read_config(dir)?;
     let path = dir.join(TENSORS);
     match std::fs::File::open(&path) {
         Ok(_) => Ok(()),
@@ -47,35 +36,87 @@ pub fn check_config(dir: &Path) -> Result<(), PeftError> {
     }
 }
 
-/// Loads the adapter in `dir` for a model of this shape. Every expected tensor must be there,
-/// with its shape, and no other; what of the configuration is not supported is refused by name.
-pub fn load(dir: &Path, model: &LlamaConfig) -> Result<Adapter, PeftError> {
+/// The configuration of the adapter in `dir`.
+pub(super) fn read_config(dir: &Path) -> Result<Read, PeftError> {
     let path = dir.join(CONFIG);
     let text = std::fs::read_to_string(&path)
         .map_err(|source| PeftError::Read { path: path.clone(), source })?;
-    let peft_config::Read { config, modules } = peft_config::read(&text, &path, model)?;
+    peft_config::read(&text, &path)
+}
 
+/// Loads the adapter in `dir` for a model of this shape, which `name` names in messages. Every
+/// expected tensor must be there, with its shape, and no other; what of the configuration is not
+/// supported is refused by name.
+pub fn load(dir: &Path, model: &LlamaConfig, name: &str) -> Result<Adapter, PeftError> {
+    let read = read_config(dir)?;
     let path = dir.join(TENSORS);
     let bytes =
         Bytes::map(&path).map_err(|source| PeftError::Read { path: path.clone(), source })?;
-    let file = SafeTensors::deserialize(&bytes)
-        .map_err(|e| PeftError::Safetensors { path: path.clone(), message: e.to_string() })?;
-    let r = config.r;
-    let (modules, len) = LoraModule::layout(&modules, r, model).ok_or(PeftError::Safetensors {
-        path: path.clone(),
-        message: "the adapter would be too large for memory".into(),
-    })?;
+    let file = deserialize(&bytes, &path)?;
+    let (modules, len) = fit(dir, &read, &file, model, name)?;
+    let mut params = vec![0.0; len];
+    for module in &modules {
+        let ranges = [module.a_range(), module.b_range()];
+        for (tensor, range) in tensors(module).into_iter().zip(ranges) {
+            let view = file.tensor(&tensor.name).map_err(|e| damaged(&path, e))?;
+            let (path, name) = (path.clone(), tensor.name);
+            let out = &mut params[range];
+            if let Err(dtype) = read_floats(&view, out) {
+                return Err(PeftError::Dtype { path, name, dtype });
+            }
+            if let Some(element) = out.iter().position(|v| !v.is_finite()) {
+                let value = out[element];
+                return Err(PeftError::NotFinite { path, name, element, value });
+            }
+        }
+    }
+    Ok(Adapter { config: read.config, modules, params })
+}
 
-    // All shapes first: nothing is allocated for an adapter that does not fit.
+/// An adapter's tensors, not yet read.
+pub(super) fn deserialize<'a>(bytes: &'a Bytes, path: &Path) -> Result<SafeTensors<'a>, PeftError> {
+    SafeTensors::deserialize(bytes).map_err(|e| damaged(path, e))
+}
+
+fn damaged(path: &Path, message: impl std::fmt::Display) -> PeftError {
+    PeftError::Safetensors { path: path.into(), message: message.to_string() }
+}
+
+/// Where an adapter's modules will lie, and how much room they take. All shapes are checked:
+/// nothing is allocated for an adapter that does not fit.
+pub(super) fn fit(
+    dir: &Path,
+    Read { config, base_model }: &Read,
+    file: &SafeTensors,
+    model: &LlamaConfig,
+    name: &str,
+) -> Result<(Vec<LoraModule>, usize), PeftError> {
+    let path = dir.join(TENSORS);
+    let misfit = |path, misfit| PeftError::Misfit {
+        path,
+        misfit: Box::new(misfit),
+        base: base_model.clone().unwrap_or("a model that it does not name".into()),
+        model: name.to_string(),
+    };
+    let targets = config.targets(model).map_err(|error| match error {
+        TargetError::NoModule { .. } => misfit(dir.join(CONFIG), error.into()),
+        error => peft_config::target_error(&dir.join(CONFIG), error),
+    })?;
+    let (modules, len) = LoraModule::layout(&targets, model)
+        .ok_or_else(|| damaged(&path, "the adapter would be too large for memory"))?;
     let mut expected = BTreeSet::new();
     for module in &modules {
-        for (name, want) in tensors(module, r) {
-            let view = file
-                .tensor(&name)
-                .map_err(|_| PeftError::MissingTensor { path: path.clone(), name: name.clone() })?;
+        for Tensor { part, name, shape: want } in tensors(module) {
+            let Ok(view) = file.tensor(&name) else {
+                return Err(misfit(path, Misfit::MissingTensor { name }));
+            };
             if view.shape() != want {
-                let got = view.shape().to_vec();
-                return Err(PeftError::Shape { path, name, got, want, r });
+                let (got, r) = (view.shape().to_vec(), module.r);
+                if is_another_rank(part, &got, want) {
+                    return Err(PeftError::Rank { path, name, got, want, r });
+                }
+                let module = module.path.clone();
+                return Err(misfit(path, Misfit::Shape { module, tensor: part, got, want }));
             }
             expected.insert(name);
         }
@@ -83,38 +124,35 @@ pub fn load(dir: &Path, model: &LlamaConfig) -> Result<Adapter, PeftError> {
     let mut names = file.names();
     names.sort_unstable();
     if let Some(extra) = names.iter().find(|name| !expected.contains(**name)) {
-        return Err(PeftError::ExtraTensor { path, name: extra.to_string() });
+        return Err(misfit(path, Misfit::ExtraTensor { name: extra.to_string() }));
     }
-
-    let mut params = vec![0.0; len];
-    for module in &modules {
-        let ranges = [module.a_range(r), module.b_range(r)];
-        for ((name, _), range) in tensors(module, r).into_iter().zip(ranges) {
-            let view = file
-                .tensor(&name)
-                .map_err(|_| PeftError::MissingTensor { path: path.clone(), name: name.clone() })?;
-            let out = &mut params[range];
-            read_floats(&view, out).map_err(|dtype| PeftError::Dtype {
-                path: path.clone(),
-                name: name.clone(),
-                dtype,
-            })?;
-            if let Some(element) = out.iter().position(|v| !v.is_finite()) {
-                let value = out[element];
-                return Err(PeftError::NotFinite { path, name, element, value });
-            }
-        }
-    }
-    Ok(Adapter { config, modules, params })
+    Ok((modules, len))
 }
 
-/// The two tensors of a module: name and shape.
-fn tensors(module: &LoraModule, r: usize) -> [(String, [usize; 2]); 2] {
-    let path = &module.path;
-    [
-        (format!("base_model.model.{path}.lora_A.weight"), [r, module.in_features]),
-        (format!("base_model.model.{path}.lora_B.weight"), [module.out_features, r]),
-    ]
+/// Whether a tensor differs from what is wanted in its rank alone.
+fn is_another_rank(part: &str, got: &[usize], want: [usize; 2]) -> bool {
+    let features = if part == LORA_A { 1 } else { 0 };
+    got.len() == 2 && got[features] == want[features]
+}
+
+/// One of the two tensors of a module.
+struct Tensor {
+    part: &'static str,
+    name: String,
+    shape: [usize; 2],
+}
+
+pub(super) const LORA_A: &str = "lora_A.weight";
+const LORA_B: &str = "lora_B.weight";
+
+/// The two tensors of a module.
+fn tensors(module: &LoraModule) -> [Tensor; 2] {
+    let tensor = |part, shape| {
+        let name = format!("base_model.model.{}.{part}", module.path);
+        Tensor { part, name, shape }
+    };
+    let &LoraModule { in_features, out_features, r, .. } = module;
+    [tensor(LORA_A, [r, in_features]), tensor(LORA_B, [out_features, r])]
 }
 
 /// Decodes a tensor's little-endian elements; the error is the type's name.
@@ -141,8 +179,8 @@ pub fn save(adapter: &Adapter, dir: &Path, base: &BaseModel) -> Result<(), PeftE
     let error = |path: &Path, source| PeftError::Write { path: path.to_path_buf(), source };
     let bytes = to_safetensors(adapter).map_err(|e| error(&dir.join(TENSORS), e))?;
     let files = [
-        (README, readme(adapter, base).into_bytes()),
-        (CONFIG, peft_config::write(adapter, &base.name).into_bytes()),
+        (README, card::readme(adapter, base).into_bytes()),
+        (CONFIG, peft_config::write(&adapter.config, &base.name).into_bytes()),
         // Last: whoever sees new tensors sees their configuration too.
         (TENSORS, bytes),
     ];
@@ -205,12 +243,11 @@ fn sync_dir(_: &Path) -> std::io::Result<()> {
 
 /// The adapter_model.safetensors of an adapter: the same adapter gives the same bytes.
 fn to_safetensors(adapter: &Adapter) -> std::io::Result<Vec<u8>> {
-    let r = adapter.config.r;
     let params: Vec<u8> = adapter.params.iter().flat_map(|v| v.to_le_bytes()).collect();
     let mut views = Vec::new();
     for module in &adapter.modules {
-        let ranges = [module.a_range(r), module.b_range(r)];
-        for ((name, shape), range) in tensors(module, r).into_iter().zip(ranges) {
+        let ranges = [module.a_range(), module.b_range()];
+        for (Tensor { name, shape, .. }, range) in tensors(module).into_iter().zip(ranges) {
             let data = &params[range.start * 4..range.end * 4];
             let view =
                 TensorView::new(Dtype::F32, shape.to_vec(), data).map_err(std::io::Error::other)?;
@@ -219,37 +256,4 @@ fn to_safetensors(adapter: &Adapter) -> std::io::Result<Vec<u8>> {
     }
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     safetensors::serialize(views, Some(metadata)).map_err(std::io::Error::other)
-}
-
-/// The model card.
-fn readme(adapter: &Adapter, base: &BaseModel) -> String {
-    let config = &adapter.config;
-    let scale = if config.use_rslora { "lora_alpha / sqrt(r)" } else { "lora_alpha / r" };
-    let name = serde_json::Value::from(base.name.as_str());
-    format!(
-        "---\nbase_model: {name}\nlibrary_name: peft\npipeline_tag: text-generation\n---\n\n\
-         # LoRA adapter\n\n\
-         Trained by dayrun {version}. It holds the adapter alone, not the base model.\n\n\
-         | | |\n| --- | --- |\n\
-         | base model | {base_name} |\n\
-         | trained on these bytes | {bytes} |\n\
-         | held in training as | {quantization} |\n\
-         | r, lora_alpha | {r}, {alpha} (scale {scale}) |\n\
-         | target modules | {targets} |\n\
-         | parameters | {parameters} |\n\n\
-         ```python\n\
-         from peft import PeftModel\n\
-         from transformers import AutoModelForCausalLM\n\n\
-         base = AutoModelForCausalLM.from_pretrained({name})\n\
-         model = PeftModel.from_pretrained(base, \"path/to/this/directory\")\n\
-         ```\n",
-        version = env!("CARGO_PKG_VERSION"),
-        base_name = base.name,
-        bytes = base.bytes,
-        quantization = base.quantization,
-        r = config.r,
-        alpha = config.lora_alpha,
-        targets = config.target_modules.join(", "),
-        parameters = adapter.params.len(),
-    )
 }

@@ -90,7 +90,8 @@ impl BaseArgs {
         let request = Request::of(&run);
         let base = Base::open(&run.model.path, &request, &|p| terminal.report(p))?;
         terminal.note(&base.device.line());
-        let adapter = dir.map(|dir| peft::load(&dir, &base.weights.config)).transpose()?;
+        let adapter =
+            dir.map(|dir| peft::load(&dir, &base.weights.config, &base.name)).transpose()?;
         Ok(Opened { base, adapter, run, of_run: self.run.is_some() })
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::all_keys;
+use crate::adapter::TargetError;
 use crate::model::config::Linear;
 
 /// Why a run file was refused. Nothing has been loaded yet when one of these is returned.
@@ -22,10 +23,14 @@ pub enum ConfigError {
     NotASection { key: String, at: String },
     #[error("`{key}` is {value}, expected {expects}\n  at {at}")]
     Value { key: String, value: String, expects: &'static str, at: String },
-    #[error(
-        "`lora.target_modules` names `{name}`, expected linear layers of a decoder layer\n  at {at}"
-    )]
-    Module { name: String, at: String },
+    #[error("`lora.{key}` names `{name}`, expected linear layers of a decoder layer\n  at {at}")]
+    Module { key: &'static str, name: String, at: String },
+    #[error("{error}\n  at {at}")]
+    Targets { error: TargetError, at: String },
+    #[error("`{key}` is not supported: {what}\n  at {at}")]
+    NotSupported { key: String, what: &'static str, at: String },
+    #[error("`{key}` is {value}, which is not there yet\n  at {at}")]
+    NotThereYet { key: &'static str, value: String, at: String },
     #[error("`{key}` is missing\n  at {at}")]
     Missing { key: String, at: String, example: String },
     #[error("`{key}` is {value}, but `{other}` is {other_value}: {why}\n  at {at}")]
@@ -59,6 +64,9 @@ impl ConfigError {
             Self::Twice { key, .. } => Some(format!("keep one `{key}`")),
             Self::Value { key, value, .. } => value_hint(key, value),
             Self::Module { name, .. } => Some(module_hint(name)),
+            Self::Targets { error, .. } => error.hint(),
+            Self::NotSupported { .. } => Some("leave it out".into()),
+            Self::NotThereYet { key, .. } => Some(format!("leave `{key}` out, or set it to 0")),
             Self::Conflict { advice, .. } => Some(advice.to_string()),
             Self::UnknownKey { nearest: Some(nearest), .. } => {
                 Some(format!("did you mean `{nearest}`?"))

@@ -6,9 +6,9 @@ use super::device::{ByteSize, DeviceChoice, Threads};
 use super::section::section;
 use super::sources::Sources;
 use super::values::{
-    ComputeDtype, Nf4Linear, OnRow, PromptAs, Quantization, ScheduleKind, TargetModules, TooLong,
-    Warmup,
+    ComputeDtype, Nf4Linear, OnRow, PromptAs, Quantization, ScheduleKind, TooLong, Warmup,
 };
+use crate::adapter::{Names, OneOrMany, Patterns, RANKS, TargetModules};
 use crate::data::Columns;
 use crate::model::LinearDispatch;
 
@@ -72,20 +72,43 @@ section! {
 }
 
 section! {
-    /// The adapter.
+    /// The adapter. The keys are PEFT's, and mean what they mean there.
     "lora" Lora {
         /// Rank of the adapter matrices.
-        r: usize = 16, "an integer from 1 to 1024", |v| (1..=1024).contains(v);
+        r: usize = 16, "an integer from 1 to 1024", |v| RANKS.contains(v);
         /// The adapter's output is scaled by lora_alpha / r.
         lora_alpha: f64 = 16.0, "a finite number above 0", |v| v.is_finite() && *v > 0.0;
         /// Scale by lora_alpha / sqrt(r) instead (rsLoRA: steadier at high ranks).
         use_rslora: bool = false, "true or false", |_| true;
-        /// Which linear layers are adapted: "all-linear" (all but the head), or a list such as
-        /// ["q_proj", "v_proj"].
+        /// Which linear layers are adapted: "all-linear" (all but the head); a list of paths or
+        /// their ends, such as ["q_proj", "v_proj"]; or a regular expression that matches whole
+        /// paths, such as '.*\.(q|v)_proj'. A path: model.layers.0.self_attn.q_proj.
         target_modules: TargetModules = TargetModules::AllLinear,
-            "\"all-linear\" or a list of module names", |v| v.is_valid();
-        /// Go on from this PEFT adapter directory instead of a fresh adapter. The four keys
-        /// above are then taken from it.
+            "\"all-linear\", a list of module names, or a regular expression",
+            |v| !matches!(v, TargetModules::Named(names) if !is_given(names));
+        /// Which of these are not adapted after all: a list, or a regular expression.
+        exclude_modules: Option<Names> = None, "a list of module names, or a regular expression",
+            |v| v.as_ref().is_none_or(is_given), example "[\"model.layers.0.self_attn.q_proj\"]";
+        /// Only these layers, counted from 0: a number or a list. With a list of target_modules, or
+        /// "all-linear".
+        layers_to_transform: Option<OneOrMany<usize>> = None, "a layer's number, or a list of them",
+            |v| v.as_ref().is_none_or(|v| !v.as_slice().is_empty()), example "[0, 1, 2]";
+        /// What stands before a layer's number in a path; without it, anything.
+        layers_pattern: Option<OneOrMany<String>> = None, "a text or a list of texts",
+            |v| v.as_ref().is_none_or(|v| !v.as_slice().is_empty()), example "\"layers\"";
+        /// Another r for some modules: regular expressions for a path or its end, such as
+        /// { "q_proj" = 8, 'layers\.[01]\..*' = 32 }. The first that matches counts.
+        rank_pattern: Patterns<usize> = Patterns::default(),
+            "a table of expressions and integers from 1 to 1024",
+            |v| v.0.iter().all(|(_, r)| RANKS.contains(r));
+        /// Another lora_alpha for some modules, in the same way.
+        alpha_pattern: Patterns<f64> = Patterns::default(),
+            "a table of expressions and numbers above 0",
+            |v| v.0.iter().all(|(_, alpha)| alpha.is_finite() && *alpha > 0.0);
+        /// The share of a layer's inputs that training leaves out, at random, on the way into the adapter.
+        lora_dropout: f64 = 0.0, "a number from 0 to below 1", |v| (0.0..1.0).contains(v);
+        /// Go on from this PEFT adapter directory instead of a fresh adapter. The keys above are
+        /// then taken from it, all but lora_dropout.
         init_adapter: Option<PathBuf> = None, "a path", |_| true,
             example "\"runs/first/adapter\"";
     }
@@ -114,6 +137,9 @@ section! {
         /// share of all updates.
         warmup: Warmup = Warmup::Ratio(0.03), "an integer from 0, or a number from 0.0 to below 1.0",
             |v| v.is_valid();
+        /// Noise on the embeddings in training (NEFTune), uniform in ± neftune_alpha / sqrt(tokens
+        /// of the document · hidden size); 5 to 15 are usual, 0 turns it off.
+        neftune_alpha: f64 = 0.0, "a finite number from 0", |v| v.is_finite() && *v >= 0.0;
         /// AdamW's decoupled weight decay.
         weight_decay: f64 = 0.0, "a finite number from 0", |v| v.is_finite() && *v >= 0.0;
         /// AdamW's decay rate of the first moment.
@@ -181,5 +207,13 @@ section! {
             "a list of tables of out_features, in_features, forward_fused_rows and backward_fused_rows",
             |v| v.as_ref().is_none_or(|v| !v.is_empty()),
             example "[{ out_features = 576, in_features = 1536, forward_fused_rows = 1400, backward_fused_rows = 0 }]";
+    }
+}
+
+/// A list with nothing in it, or an empty expression, names no module.
+fn is_given(names: &Names) -> bool {
+    match names {
+        Names::Pattern(text) => !text.is_empty(),
+        Names::List(names) => !names.is_empty(),
     }
 }

@@ -12,6 +12,7 @@
 mod device;
 mod error;
 mod keys;
+mod lora;
 mod read;
 mod render;
 mod section;
@@ -27,8 +28,7 @@ pub use read::{Source, load, parse};
 pub use section::Key;
 pub use sources::Sources;
 pub use values::{
-    ComputeDtype, Nf4Linear, OnRow, PromptAs, Quantization, ScheduleKind, TargetModules, TooLong,
-    Warmup,
+    ComputeDtype, Nf4Linear, OnRow, PromptAs, Quantization, ScheduleKind, TooLong, Warmup,
 };
 
 /// A whole run file.

@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::ConfigError;
 use super::{ComputeDtype, DeviceChoice, Nf4Linear, RunFile, all_keys, sections, sources};
-use crate::model::config::Linear;
+use crate::adapter::refused;
 
 /// Where each key was given, for error messages.
 #[derive(Clone, Debug, Default)]
@@ -159,6 +159,18 @@ fn unknown(key: &str, source: &Source) -> ConfigError {
     ConfigError::UnknownKey { key: key.to_string(), at: source.place(key), nearest }
 }
 
+/// What PEFT can do with a key of this name, and dayrun cannot.
+fn refuse_by_name(key: &str, source: &Source) -> Result<(), ConfigError> {
+    match key.strip_prefix("lora.").and_then(refused::find) {
+        None => Ok(()),
+        Some(refused) => Err(ConfigError::NotSupported {
+            key: key.to_string(),
+            what: refused.what,
+            at: source.place(key),
+        }),
+    }
+}
+
 /// What other trainers call our keys.
 fn alias(name: &str) -> Option<&'static str> {
     Some(match name {
@@ -172,6 +184,9 @@ fn alias(name: &str) -> Option<&'static str> {
         "alpha" => "lora.lora_alpha",
         "rslora" => "lora.use_rslora",
         "lora_target_modules" | "lora_target_linear" => "lora.target_modules",
+        "dropout" => "lora.lora_dropout",
+        "peft_layers_to_transform" => "lora.layers_to_transform",
+        "neftune_noise_alpha" => "train.neftune_alpha",
         "lora_model_dir" | "adapter" => "lora.init_adapter",
         "micro_batch_size" | "per_device_train_batch_size" | "batch_size" => {
             "train.micro_batch_tokens"
@@ -192,22 +207,6 @@ fn alias(name: &str) -> Option<&'static str> {
     })
 }
 
-/// A module name that there is not is refused by itself: the list as a whole would not show it.
-fn check_modules(value: Option<&Value>, source: &Source) -> Result<(), ConfigError> {
-    let names = match value {
-        Some(Value::String(name)) if name != "all-linear" => vec![name.as_str()],
-        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
-        _ => return Ok(()),
-    };
-    match names.iter().find(|name| Linear::ALL.iter().all(|linear| linear.name() != **name)) {
-        None => Ok(()),
-        Some(name) => Err(ConfigError::Module {
-            name: name.to_string(),
-            at: source.place("lora.target_modules"),
-        }),
-    }
-}
-
 impl RunFile {
     /// Converts a parsed file, refusing unknown sections and keys first.
     pub(super) fn read(mut table: toml::Table, source: &Source) -> Result<Self, ConfigError> {
@@ -225,12 +224,13 @@ impl RunFile {
             for key in keys.keys() {
                 let dotted = format!("{section}.{key}");
                 if !known.contains(&dotted) {
+                    refuse_by_name(&dotted, source)?;
                     return Err(unknown(&dotted, source));
                 }
             }
         }
         if let Some(Value::Table(lora)) = table.get("lora") {
-            check_modules(lora.get("target_modules"), source)?;
+            super::lora::check_modules(lora, source)?;
         }
         if let Some(Value::Table(data)) = table.get("data") {
             sources::check(data, source)?;
@@ -273,7 +273,23 @@ impl RunFile {
                 ),
             ));
         }
+        self.lora.check(source)?;
+        self.check_not_there_yet(source)?;
         self.check_device(source)
+    }
+
+    /// Keys that are understood, and do not work yet.
+    fn check_not_there_yet(&self, source: &Source) -> Result<(), ConfigError> {
+        for (key, value) in [
+            ("lora.lora_dropout", self.lora.lora_dropout),
+            ("train.neftune_alpha", self.train.neftune_alpha),
+        ] {
+            if value != 0.0 {
+                let (value, at) = (value.to_string(), source.place(key));
+                return Err(ConfigError::NotThereYet { key, value, at });
+            }
+        }
+        Ok(())
     }
 
     /// What a device cannot do.

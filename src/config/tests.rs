@@ -1,6 +1,7 @@
 //! The run file: round trips and refusals.
 
 use super::*;
+use crate::adapter::{LoraConfig, TargetModules};
 
 const SMALL: &str = "[model]\npath = 'm'\n[data]\ntrain = 'a.jsonl'\n";
 
@@ -23,6 +24,11 @@ fn resolved_reads_back_equal() {
             "train.warmup=7",
             "train.max_steps=12",
             "lora.target_modules=[\"v_proj\", \"q_proj\"]",
+            "lora.exclude_modules=.*\\.layers\\.0\\..*",
+            "lora.layers_to_transform=[0, 3]",
+            "lora.layers_pattern=layers",
+            "lora.rank_pattern={ 'z\\..*' = 3, \"a.q_proj\" = 5 }",
+            "lora.alpha_pattern={ v_proj = 3, q_proj = 2.5 }",
             "lora.init_adapter=some/dir",
             "train.adam_eps=1e-9",
             "train.out=runs/'x' \"y\"",
@@ -35,7 +41,7 @@ fn resolved_reads_back_equal() {
     )
     .expect("valid");
     assert_eq!(run.train.warmup, Warmup::Steps(7));
-    assert_eq!(run.lora.target_modules.names(), ["q_proj", "v_proj"]);
+    assert_eq!(run.lora.target_modules, TargetModules::list(["v_proj", "q_proj"]));
     assert_eq!(run.train.device, DeviceChoice::Cuda(2));
     assert_eq!(run.train.memory, Some(ByteSize(39_300_000_000)));
     assert_eq!(run.dispatch.nf4_linear, Nf4Linear::Scratch);
@@ -92,7 +98,15 @@ fn wrong_values_name_line_and_key() {
         "lora.r=0",
         "lora.r=99999",
         "lora.target_modules=[]",
-        "lora.target_modules=lm_head",
+        "lora.exclude_modules=[]",
+        "lora.layers_to_transform=-1",
+        "lora.layers_to_transform=[]",
+        "lora.rank_pattern=8",
+        "lora.rank_pattern={ q_proj = 0 }",
+        "lora.alpha_pattern={ q_proj = 0 }",
+        "lora.lora_dropout=1",
+        "lora.lora_dropout=-0.1",
+        "train.neftune_alpha=-1",
         "data.too_long=drop",
         "data.max_length=1",
         "eval.batch_rows=0",
@@ -136,6 +150,51 @@ fn refusals_come_with_advice() {
     assert_eq!(message, "`seed` is given twice\n  at run.toml:3");
     assert_eq!(advice, "keep one `seed`");
     assert!(refusal("[model]\npath = models/smol\n", &[]).1.contains("quotes"));
+}
+
+/// Before anything is loaded.
+#[test]
+fn targets_that_cannot_be_are_refused() {
+    for (sets, want) in [
+        (&["lora.target_modules=lm_head"][..], "`target_modules` is \"lm_head\", which names no"),
+        (&["lora.target_modules=q_proj"], "`target_modules` is \"q_proj\", which names no linear"),
+        (
+            &["lora.target_modules=("],
+            "`target_modules` has the regular expression \"(\": it is not",
+        ),
+        (&["lora.rank_pattern={ '*' = 2 }"], "`rank_pattern` has the regular expression \"*\""),
+        (&["lora.exclude_modules='.*'"], "`target_modules` is [\"q_proj\","),
+        (&["lora.exclude_modules=['mlp']"], "`lora.exclude_modules` names `mlp`"),
+        (&["lora.layers_pattern=layers"], "`layers_pattern` is \"layers\": it says where"),
+        (
+            &["lora.layers_to_transform=1", "lora.target_modules='.*q_proj'"],
+            "`layers_to_transform` is [1]: it goes with a list",
+        ),
+        (&["lora.use_dora=true"], "`lora.use_dora` is not supported: DoRA,"),
+        (&["lora.modules_to_save=['lm_head']"], "`lora.modules_to_save` is not supported: whole"),
+        (&["lora.lora_dropout=0.05"], "`lora.lora_dropout` is 0.05, which is not there yet"),
+        (&["train.neftune_alpha=5"], "`train.neftune_alpha` is 5, which is not there yet"),
+    ] {
+        let (message, hint) = refusal(SMALL, sets);
+        assert!(message.starts_with(want), "{message}");
+        assert!(message.contains("\n  at --set "), "{message}");
+        assert!(!hint.is_empty() || want.contains("layers_"), "{message}");
+    }
+    assert!(refusal(SMALL, &["lora.target_modules=q_proj"]).1.contains("([\"q_proj\"])"));
+    let at = "[lora]\nr = 4\ntarget_modules = '('\n";
+    assert!(refusal(&format!("{SMALL}{at}"), &[]).0.ends_with("at run.toml:7"));
+}
+
+/// An adapter that PEFT wrote may name what dayrun would not let a person write.
+#[test]
+fn the_keys_of_an_adapter_to_go_on_from_read_back() {
+    let mut run = read(SMALL, &["lora.init_adapter=some/dir"]).unwrap();
+    run.lora.take(&LoraConfig {
+        target_modules: TargetModules::list(["query_key_value", "q_proj"]),
+        ..LoraConfig::default()
+    });
+    assert_eq!(read(&run.resolved(), &[]).expect("valid"), run);
+    read(SMALL, &["lora.target_modules=[\"query_key_value\", \"q_proj\"]"]).expect_err("a typo");
 }
 
 #[test]

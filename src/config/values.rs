@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::config::Linear;
-
 /// How the base's linears are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -86,69 +84,5 @@ impl Warmup {
             Warmup::Steps(steps) => steps,
             Warmup::Ratio(ratio) => (ratio * total as f64).ceil() as u64,
         }
-    }
-}
-
-/// Which linears are adapted.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "NameOrList", into = "NameOrList")]
-pub enum TargetModules {
-    /// Every linear but the head.
-    AllLinear,
-    /// Modules by name.
-    List(Vec<String>),
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum NameOrList {
-    Name(String),
-    List(Vec<String>),
-}
-
-impl TryFrom<NameOrList> for TargetModules {
-    type Error = String;
-
-    fn try_from(value: NameOrList) -> Result<Self, String> {
-        match value {
-            NameOrList::Name(name) if name == "all-linear" => Ok(TargetModules::AllLinear),
-            NameOrList::Name(name) => Ok(TargetModules::List(vec![name])),
-            NameOrList::List(names) => Ok(TargetModules::List(names)),
-        }
-    }
-}
-
-impl From<TargetModules> for NameOrList {
-    fn from(value: TargetModules) -> Self {
-        match value {
-            TargetModules::AllLinear => NameOrList::Name("all-linear".into()),
-            TargetModules::List(names) => NameOrList::List(names),
-        }
-    }
-}
-
-impl TargetModules {
-    /// Non-empty, and each one a linear of a decoder layer.
-    pub(super) fn is_valid(&self) -> bool {
-        match self {
-            TargetModules::AllLinear => true,
-            TargetModules::List(names) => {
-                !names.is_empty()
-                    && names.iter().all(|name| Linear::ALL.iter().any(|l| l.name() == name))
-            }
-        }
-    }
-
-    /// The module names, in the order of the model, each once.
-    pub fn names(&self) -> Vec<String> {
-        Linear::ALL
-            .iter()
-            .map(|linear| linear.name())
-            .filter(|name| match self {
-                TargetModules::AllLinear => true,
-                TargetModules::List(names) => names.iter().any(|n| n == name),
-            })
-            .map(str::to_string)
-            .collect()
     }
 }

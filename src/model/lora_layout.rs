@@ -33,6 +33,8 @@ pub struct Slot {
     pub column: usize,
     /// True rank.
     pub r: usize,
+    /// s.
+    pub scale: f32,
     /// B `[out, r_padded]` in the working copy.
     b: usize,
     /// Offsets of A and B in the flat parameters (and gradients).
@@ -53,6 +55,14 @@ impl GroupLayout {
     /// The slot of a linear, if it is adapted.
     pub fn slot(&self, linear: Linear) -> Option<&Slot> {
         self.slots.iter().find(|(l, _)| *l == linear).map(|(_, slot)| slot)
+    }
+
+    /// The columns of V by scale: neighbours that share one are one product.
+    pub fn scaled(&self) -> impl Iterator<Item = (Range<usize>, f32)> {
+        self.slots.chunk_by(|(_, a), (_, b)| a.scale == b.scale).map(|run| {
+            let (first, last) = (&run[0].1, &run[run.len() - 1].1);
+            (first.column..last.column + last.padded(), first.scale)
+        })
     }
 
     /// Every A and B of the group: where the parameters go in the working copy.
@@ -98,7 +108,6 @@ impl Slot {
 /// Where all of an adapter lies.
 #[derive(Clone, Debug)]
 pub struct AdapterLayout {
-    pub scale: f32,
     groups: Vec<[GroupLayout; 4]>,
     /// Elements of the working copy.
     pub len: usize,
@@ -130,8 +139,8 @@ impl AdapterLayout {
                         continue;
                     };
                     check_shape(module, linear.shape(config))?;
-                    let r = adapter.config.r;
-                    let slot = Slot { column: layout.columns, r, b: 0, module: module.clone() };
+                    let (column, module) = (layout.columns, module.clone());
+                    let slot = Slot { column, r: module.r, scale: module.scale, b: 0, module };
                     layout.columns += slot.padded();
                     layout.slots.push((linear, slot));
                 }
@@ -147,7 +156,7 @@ impl AdapterLayout {
         if let Some(path) = by_path.into_keys().min() {
             return Err(LayoutError::UnknownModule { path: path.to_string() });
         }
-        Ok(Self { scale: adapter.config.scale(), groups, len })
+        Ok(Self { groups, len })
     }
 
     /// The layout of one group.

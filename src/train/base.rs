@@ -95,6 +95,7 @@ impl Base {
             name: self.name.clone(),
             bytes: self.weights.identity().to_string(),
             quantization: "NF4, double quantised".into(),
+            data: Vec::new(),
         }
     }
 }

@@ -119,11 +119,10 @@ pub struct GradientWatch {
 impl GradientWatch {
     /// Starts before the first update.
     pub fn new(adapter: &Adapter) -> Self {
-        let r = adapter.config.r;
         let both = |module: &LoraModule| {
             [
-                (format!("{}.lora_A.weight", module.path), module.a_range(r)),
-                (format!("{}.lora_B.weight", module.path), module.b_range(r)),
+                (format!("{}.lora_A.weight", module.path), module.a_range()),
+                (format!("{}.lora_B.weight", module.path), module.b_range()),
             ]
         };
         Self { waiting: adapter.modules.iter().flat_map(both).collect(), moved: 0, steps: 0 }
@@ -175,16 +174,13 @@ mod tests {
             path: path.into(),
             in_features: 2,
             out_features: 1,
+            r: 1,
+            scale: 1.0,
             a,
             b: a + 2,
         };
         Adapter {
-            config: LoraConfig {
-                r: 1,
-                lora_alpha: 1.0,
-                use_rslora: false,
-                target_modules: vec!["x".into()],
-            },
+            config: LoraConfig::default(),
             modules: vec![module(paths[0], 0), module(paths[1], 3)],
             params: vec![0.0; 6],
         }

@@ -13,8 +13,8 @@ use super::run_dir::{RunDir, Summary, peak_rss_bytes};
 use super::training::{Training, epoch};
 use super::{Base, Schedule, StepReport, Trainer, TrainerOptions};
 use crate::Error;
-use crate::adapter::{Adapter, LoraConfig, PeftError, peft};
-use crate::config::{ComputeDtype, OnRow, PromptAs, RunFile, TargetModules, TooLong};
+use crate::adapter::{Adapter, BaseModel, PeftError, peft};
+use crate::config::{ComputeDtype, OnRow, PromptAs, RunFile, TooLong};
 use crate::data::{self, DataOptions, Dataset, EvalRow, HeldOut, Source, Statistics, encode};
 use crate::device::cpu::GemmElement;
 use crate::device::memory::Placement;
@@ -200,25 +200,15 @@ fn check_files(run: &RunFile) -> Result<(), Error> {
 /// A fresh adapter, or the one to go on from; the run file then says what that one is.
 fn first_adapter(run: &mut RunFile, base: &Base) -> Result<Adapter, Error> {
     let model = &base.weights.config;
-    if let Some(dir) = &run.lora.init_adapter {
-        let adapter = peft::load(dir, model)?;
-        let config = &adapter.config;
-        run.lora.r = config.r;
-        run.lora.lora_alpha = config.lora_alpha;
-        run.lora.use_rslora = config.use_rslora;
-        if config.target_modules.iter().all(|name| !name.contains('.')) {
-            run.lora.target_modules = TargetModules::List(config.target_modules.clone());
-        }
+    if let Some(dir) = run.lora.init_adapter.clone() {
+        let mut adapter = peft::load(&dir, model, &base.name)?;
+        run.lora.take(&adapter.config);
+        // How to train is the run file's to say.
+        adapter.config.lora_dropout = run.lora.lora_dropout;
         tracing::info!("adapter from {}: every tensor matches", dir.display());
         return Ok(adapter);
     }
-    let config = LoraConfig {
-        r: run.lora.r,
-        lora_alpha: run.lora.lora_alpha,
-        use_rslora: run.lora.use_rslora,
-        target_modules: run.lora.target_modules.names(),
-    };
-    Ok(Adapter::new(config, model, run.train.seed))
+    Ok(Adapter::new(run.lora.config(), model, run.train.seed)?)
 }
 
 /// What of the rows was left out, cut or is doubtful.
@@ -316,7 +306,9 @@ fn go<E: GemmElement>(
     let dir = RunDir::create(run.train.out.as_deref().unwrap_or(Path::new("run")), &run)?;
     (watch.on_dir)(dir.path());
     // Before any work: there is room on the disk, and from here on there is always an adapter.
-    let mut training = Training::new(dir, base.about());
+    let data = run.data.train.0.iter().map(|source| source.path.display().to_string()).collect();
+    let about = BaseModel { data, ..base.about() };
+    let mut training = Training::new(dir, about);
     training.save(&adapter, 0).map_err(|error| training.halted(error))?;
 
     let options = evaluate_options(&run);

@@ -184,7 +184,7 @@ impl Training {
         if self.saved != Some(steps) {
             self.save(trainer.adapter()?, steps)?;
         }
-        check_saved(trainer.adapter()?, &peft::load(&self.dir.adapter(), model)?)
+        check_saved(trainer.adapter()?, &peft::load(&self.dir.adapter(), model, &self.about.name)?)
     }
 }
 

@@ -79,10 +79,9 @@ pub fn logits_on<E: GemmElement>(
 
 /// The gradients of every module, as the golden scripts name them.
 pub fn wanted_gradient(adapter: &Adapter, want: &Tensors) -> Vec<f32> {
-    let r = adapter.config.r;
     let mut all = vec![f32::NAN; adapter.params.len()];
     for module in &adapter.modules {
-        for (part, range) in [("lora_A", module.a_range(r)), ("lora_B", module.b_range(r))] {
+        for (part, range) in [("lora_A", module.a_range()), ("lora_B", module.b_range())] {
             let name = format!("grad.{}.{part}", module.path);
             all[range].copy_from_slice(&want.floats(&name));
         }

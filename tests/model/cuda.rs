@@ -22,7 +22,7 @@ use crate::common::gpu::{self, Bits};
 use crate::common::{DType, Tol, assert_close, assert_same_bits, dot, to_f64};
 use crate::forward::{max_abs, tolerance};
 use crate::reference::Model;
-use crate::tiny::{adapter, cpu, documents, pack, weights_of, wide_config};
+use crate::tiny::{adapter, adapter_of, cpu, documents, pack, uneven, weights_of, wide_config};
 
 /// The adapter with its parameters as the ops see them.
 fn rounded(mut adapter: Adapter) -> Adapter {
@@ -54,8 +54,7 @@ fn train(
 
 /// The distance of two gradients of each tensor, in norms of the second.
 fn near(name: &str, adapter: &Adapter, got: &[f32], want: &[f32]) {
-    let r = adapter.config.r;
-    for range in adapter.modules.iter().flat_map(|m| [m.a_range(r), m.b_range(r)]) {
+    for range in adapter.modules.iter().flat_map(|m| [m.a_range(), m.b_range()]) {
         let (got, want) = (to_f64(&got[range.clone()]), to_f64(&want[range.clone()]));
         let norm = dot(&want, &want).sqrt();
         let off: Vec<f64> = got.iter().zip(&want).map(|(a, b)| a - b).collect();
@@ -85,29 +84,39 @@ fn step(
     move |cuda, bits| {
         let weights = weights_of(wide_config(tied));
         let adapter = rounded(adapter(&weights.config, r, targets, 3));
-        let docs = documents(&[21, 1, 2, 34, 9], 1);
-        let batch = pack(&docs);
-        let model = on_gpu(cuda, &weights, way(&weights.config));
-        let (losses, grads) = train(&model, &adapter, &batch, Placement::Separate);
-
-        let params: Vec<f64> = adapter.params.iter().map(|&x| f64::from(x)).collect();
-        let reference = Model::new::<bf16>(&weights);
-        let want = reference.losses(&batch, Some((&adapter, &params)));
-        let magnitude = max_abs(&reference.forward(&docs[3], Some((&adapter, &params))).logits);
-        assert_close("losses", &losses, &want, tolerance::<bf16>(magnitude));
-        let on_cpu = Loaded::on_cpu(cpu(), weights.clone());
-        let kind = Kind::Train { tokens: batch.tokens.len() };
-        let mut fine =
-            Engine::<f32>::new(&on_cpu, Some(&adapter), kind, Placement::Separate).unwrap();
-        fine.run(&batch, 1.0 / batch.targets.len() as f32).unwrap();
-        near("gradients", &adapter, &grads, fine.grads().unwrap());
-
-        let packed = train(&model, &adapter, &batch, Placement::Packed);
-        assert_same_bits("losses in one arena", &packed.0, &losses);
-        assert_same_bits("gradients in one arena", &packed.1, &grads);
-        bits.add(&losses);
-        bits.add(&grads);
+        step_of(&weights, &adapter, way(&weights.config), cuda, bits);
     }
+}
+
+/// As [`step`], for any adapter.
+fn step_of(
+    weights: &Arc<Weights>,
+    adapter: &Adapter,
+    dispatch: Dispatch,
+    cuda: &Arc<Cuda>,
+    bits: &mut Bits,
+) {
+    let docs = documents(&[21, 1, 2, 34, 9], 1);
+    let batch = pack(&docs);
+    let model = on_gpu(cuda, weights, dispatch);
+    let (losses, grads) = train(&model, adapter, &batch, Placement::Separate);
+
+    let params: Vec<f64> = adapter.params.iter().map(|&x| f64::from(x)).collect();
+    let reference = Model::new::<bf16>(weights);
+    let want = reference.losses(&batch, Some((adapter, &params)));
+    let magnitude = max_abs(&reference.forward(&docs[3], Some((adapter, &params))).logits);
+    assert_close("losses", &losses, &want, tolerance::<bf16>(magnitude));
+    let on_cpu = Loaded::on_cpu(cpu(), weights.clone());
+    let kind = Kind::Train { tokens: batch.tokens.len() };
+    let mut fine = Engine::<f32>::new(&on_cpu, Some(adapter), kind, Placement::Separate).unwrap();
+    fine.run(&batch, 1.0 / batch.targets.len() as f32).unwrap();
+    near("gradients", adapter, &grads, fine.grads().unwrap());
+
+    let packed = train(&model, adapter, &batch, Placement::Packed);
+    assert_same_bits("losses in one arena", &packed.0, &losses);
+    assert_same_bits("gradients in one arena", &packed.1, &grads);
+    bits.add(&losses);
+    bits.add(&grads);
 }
 
 #[test]
@@ -121,6 +130,17 @@ fn a_step_by_scratch_at_rank_5() {
         "cuda::a_step_by_scratch_at_rank_5",
         step(5, false, &Linear::ALL, Dispatch::all_scratch),
     );
+}
+
+#[test]
+fn a_step_with_ranks_and_scales_of_their_own() {
+    gpu::run("cuda::a_step_with_ranks_and_scales_of_their_own", |cuda, bits| {
+        let weights = weights_of(wide_config(true));
+        let adapter = rounded(adapter_of(uneven(4), &weights.config, 4));
+        for way in [Dispatch::all_fused, Dispatch::all_scratch] {
+            step_of(&weights, &adapter, way(&weights.config), cuda, bits);
+        }
+    });
 }
 
 /// More loss positions than one chunk of logits has rows.

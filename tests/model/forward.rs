@@ -161,7 +161,7 @@ fn a_fresh_adapter_changes_nothing() {
     let weights = weights(96, false);
     let mut adapter = adapter(&weights.config, 8, &Linear::ALL, 5);
     for i in 0..adapter.modules.len() {
-        let range = adapter.modules[i].b_range(8);
+        let range = adapter.modules[i].b_range();
         adapter.params[range].fill(0.0);
     }
     let docs = documents(&[50, 20], 3);

@@ -15,7 +15,7 @@ use half::bf16;
 
 use crate::common::{DType, Rng, Tol, assert_close, assert_same_bits, dot, to_f64};
 use crate::reference::Model;
-use crate::tiny::{adapter, cpu, cpus, documents, mixed, pack, weights};
+use crate::tiny::{adapter, adapter_of, cpu, cpus, documents, mixed, pack, uneven, weights};
 
 /// Gradients of the mean loss over all batches, run one behind the other.
 fn gradients<E: GemmElement>(
@@ -43,9 +43,8 @@ fn gradients<E: GemmElement>(
 
 /// The A and B ranges of every module, with names.
 fn tensors(adapter: &Adapter) -> Vec<(String, std::ops::Range<usize>)> {
-    let r = adapter.config.r;
     (adapter.modules.iter())
-        .flat_map(|m| [m.a_range(r), m.b_range(r)])
+        .flat_map(|m| [m.a_range(), m.b_range()])
         .map(|range| (adapter.tensor_at(range.start), range))
         .collect()
 }
@@ -60,11 +59,17 @@ fn tolerance(tokens: usize) -> Tol<'static> {
 /// and along single elements.
 fn equal_the_derivative(weights: Arc<Weights>, r: usize, targets: &[Linear], seed: u64) {
     let adapter = adapter(&weights.config, r, targets, seed);
-    let model = Model::new::<f32>(&weights);
+    assert_eq!(adapter.modules.len(), 2 * targets.len());
+    equal_the_derivative_of(&weights, &adapter, seed);
+}
+
+/// As [`equal_the_derivative`], for any adapter.
+fn equal_the_derivative_of(weights: &Arc<Weights>, adapter: &Adapter, seed: u64) {
+    let model = Model::new::<f32>(weights);
     let batch = pack(&documents(&[9, 1, 14], seed));
     let params: Vec<f64> = adapter.params.iter().map(|&x| f64::from(x)).collect();
     let loss = |params: &[f64]| {
-        let losses = model.losses(&batch, Some((&adapter, params)));
+        let losses = model.losses(&batch, Some((adapter, params)));
         losses.iter().sum::<f64>() / losses.len() as f64
     };
     let all: Vec<Vec<f32>> = cpus()
@@ -72,16 +77,15 @@ fn equal_the_derivative(weights: Arc<Weights>, r: usize, targets: &[Linear], see
         .map(|cpu| {
             gradients::<f32>(
                 cpu,
-                &weights,
-                &adapter,
+                weights,
+                adapter,
                 std::slice::from_ref(&batch),
                 Placement::Separate,
             )
         })
         .collect();
-    assert_eq!(adapter.modules.len(), 2 * targets.len());
     let mut rng = Rng::new(seed);
-    for (name, range) in tensors(&adapter) {
+    for (name, range) in tensors(adapter) {
         let len = range.len();
         let norm = {
             let g = to_f64(&all[0][range.clone()]);
@@ -146,6 +150,14 @@ fn of_one_linear_at_rank_1() {
 #[test]
 fn of_linears_that_are_held_in_different_ways() {
     equal_the_derivative(mixed(&weights(64, true)), 8, &Linear::ALL, 6);
+}
+
+#[test]
+fn of_ranks_and_scales_of_their_own() {
+    let weights = weights(64, true);
+    let adapter = adapter_of(uneven(9), &weights.config, 9);
+    assert_eq!(adapter.modules.len(), 13);
+    equal_the_derivative_of(&weights, &adapter, 9);
 }
 
 /// bf16 gradients point where the f32 ones do.

@@ -185,7 +185,7 @@ impl Model {
 /// y += s·(x·Aᵀ)·Bᵀ if the module is adapted.
 fn add_lora(adapter: &Adapter, params: &[f64], path: &str, x: &[f64], y: &mut [f64]) {
     let Some(module) = adapter.modules.iter().find(|module| module.path == path) else { return };
-    let (r, s) = (adapter.config.r, adapter.config.lora_alpha / adapter.config.r as f64);
+    let (r, s) = (module.r, f64::from(module.scale));
     let a = &params[module.a..module.a + r * module.in_features];
     let b = &params[module.b..module.b + r * module.out_features];
     let v: Vec<f64> = a

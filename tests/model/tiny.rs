@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use dayrun::adapter::{Adapter, LoraConfig};
+use dayrun::adapter::{Adapter, LoraConfig, Names, Patterns, TargetModules};
 use dayrun::device::cpu::{Cpu, Level};
 use dayrun::model::batch::MicroBatch;
 use dayrun::model::config::{Linear, LlamaConfig};
@@ -106,14 +106,35 @@ pub fn adapter(config: &LlamaConfig, r: usize, targets: &[Linear], seed: u64) ->
     let lora = LoraConfig {
         r,
         lora_alpha: 2.5 * r as f64,
-        use_rslora: false,
-        target_modules: targets.iter().map(|linear| linear.name().to_string()).collect(),
+        target_modules: TargetModules::list(targets.iter().map(|linear| linear.name())),
+        ..LoraConfig::default()
     };
-    let mut adapter = Adapter::new(lora, config, seed);
+    adapter_of(lora, config, seed)
+}
+
+/// As [`adapter`], of all linears, with ranks and scales of their own: among those that share an input
+/// some alike and some not, some ranks above 16, one linear in one layer only.
+pub fn uneven(seed: u64) -> LoraConfig {
+    let pairs =
+        |all: &[(&str, usize)]| all.iter().map(|(name, r)| (name.to_string(), *r)).collect();
+    let alphas = [("0.self_attn.k_proj", 3.0), ("v_proj", 40.0), ("1.mlp.down_proj", 7.5)];
+    LoraConfig {
+        r: 4 + (seed % 2) as usize,
+        lora_alpha: 10.0,
+        exclude_modules: Some(Names::List(vec!["0.mlp.gate_proj".into()])),
+        rank_pattern: Patterns(pairs(&[("v_proj", 17), ("1.self_attn.q_proj", 2), ("up_proj", 9)])),
+        alpha_pattern: Patterns(alphas.map(|(name, alpha)| (name.to_string(), alpha)).to_vec()),
+        ..LoraConfig::default()
+    }
+}
+
+/// As [`adapter`], of any configuration.
+pub fn adapter_of(lora: LoraConfig, config: &LlamaConfig, seed: u64) -> Adapter {
+    let mut adapter = Adapter::new(lora, config, seed).unwrap();
     let mut rng = Rng::new(seed);
     for module in &adapter.modules {
-        for x in &mut adapter.params[module.b_range(r)] {
-            *x = (0.2 * rng.normal() / (r as f64).sqrt()) as f32;
+        for x in &mut adapter.params[module.b_range()] {
+            *x = (0.2 * rng.normal() / (module.r as f64).sqrt()) as f32;
         }
     }
     adapter

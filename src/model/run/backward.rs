@@ -91,7 +91,7 @@ impl<E: GemmElement> Run<'_, E> {
         let dy = cut::<E>(dy, n * n_out);
         let u = &mut cut_mut::<E>(u, n * columns)[column.min(n * columns)..];
         let dims = lora_down::Dims { m: n, width: n_out, r: padded, ld: columns };
-        lora_down::backward(self.cpu, dims, adapter.layout.scale, dy, b, u)
+        lora_down::backward(self.cpu, dims, slot.scale, dy, b, u)
     }
 
     pub(super) fn lora_grad_up(

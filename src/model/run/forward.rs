@@ -1,5 +1,7 @@
 //! The forward ops of a program: which slices of which buffers each one gets.
 
+use std::ops::Range;
+
 use super::{Rotate, Run, cut, cut_mut, dims, norm_weight, slot};
 use crate::device::cpu::{GemmElement, chunks, chunks_mut};
 use crate::device::memory::Buffer;
@@ -79,12 +81,17 @@ impl<E: GemmElement> Run<'_, E> {
     ) -> Result<(), ShapeError> {
         let Some(adapter) = self.adapter else { return Ok(()) };
         let n_in = group.linears()[0].shape(self.config).1;
-        let columns = adapter.group(layer, group).columns;
+        let layout = adapter.group(layer, group);
+        let (n, ld) = (self.n, layout.columns);
         let ([x], [v]) = self.memory.borrow([x], [v]);
-        let (x, v) = (cut::<E>(x, self.n * n_in), cut_mut::<E>(v, self.n * columns));
+        let (x, v) = (cut::<E>(x, n * n_in), cut_mut::<E>(v, n * ld));
         let a = adapter.a(layer, group, n_in);
-        let dims = lora_down::Dims { m: self.n, width: n_in, r: columns, ld: columns };
-        lora_down::forward(self.cpu, dims, adapter.layout.scale, x, a, v)
+        for (Range { start, end }, scale) in layout.scaled() {
+            let dims = lora_down::Dims { m: n, width: n_in, r: end - start, ld };
+            let (a, v) = (&a[start * n_in..end * n_in], &mut v[start.min(n * ld)..]);
+            lora_down::forward(self.cpu, dims, scale, x, a, v)?;
+        }
+        Ok(())
     }
 
     pub(super) fn linear(

@@ -95,7 +95,7 @@ impl Run<'_> {
         let (n, n_out) = (self.n, linear.shape(self.config).0);
         let Some(adapter) = &self.adapter else { return Ok(()) };
         let Some((slot, columns)) = adapter.layout.slot(layer, linear) else { return Ok(()) };
-        let (r, scale) = (slot.padded(), adapter.layout.scale);
+        let (r, scale) = (slot.padded(), slot.scale);
         let b = adapter.copy.view().slice(adapter.layout.slot_b(slot));
         let ([dy], [u]) = self.memory.borrow([dy], [u]);
         let dy = cut(dy, n * n_out);

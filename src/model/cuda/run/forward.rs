@@ -1,5 +1,7 @@
 //! The forward ops of a program on the device.
 
+use std::ops::Range;
+
 use half::bf16;
 
 use super::{Rotate, Run, cut, cut_mut};
@@ -81,12 +83,17 @@ impl Run<'_> {
     ) -> Result<(), LaunchError> {
         let Some(adapter) = &self.adapter else { return Ok(()) };
         let n_in = group.linears()[0].shape(self.config).1;
-        let columns = adapter.layout.group(layer, group).columns;
+        let layout = adapter.layout.group(layer, group);
+        let (n, ld) = (self.n, layout.columns);
         let a = adapter.copy.view().slice(adapter.layout.a(layer, group, n_in));
         let ([x], [v]) = self.memory.borrow([x], [v]);
-        let (x, mut v) = (cut(x, self.n * n_in), cut_mut(v, self.n * columns));
-        let scale = adapter.layout.scale;
-        lora_down::cuda::forward(self.cuda, self.n, n_in, columns, scale, x, a, &mut v, columns)
+        let (x, mut v) = (cut(x, n * n_in), cut_mut(v, n * ld));
+        for (Range { start, end }, scale) in layout.scaled() {
+            let a = a.slice(start * n_in..end * n_in);
+            let mut v = v.reborrow().slice(start.min(n * ld)..n * ld);
+            lora_down::cuda::forward(self.cuda, n, n_in, end - start, scale, x, a, &mut v, ld)?;
+        }
+        Ok(())
     }
 
     /// Fused, or by way of the scratch, as the dispatch table says for so many rows.
