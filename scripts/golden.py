@@ -6,6 +6,7 @@
     VENV/bin/python scripts/golden.py wide      # one more with heads of 64, for GPU kernels
     VENV/bin/python scripts/golden.py families  # one of every model family
     VENV/bin/python scripts/golden.py adapters  # every kind of LoRA configuration on one of them
+    VENV/bin/python scripts/golden.py bnb       # 4-bit directories as bitsandbytes writes them
     VENV/bin/python scripts/golden.py smollm2 PATH.gguf   # logits of SmolLM2-135M-Instruct
 
 Runs on a CPU in a few minutes, from fixed seeds. What it prints (distances of planted mistakes,
@@ -34,6 +35,7 @@ def main():
     commands.add_parser("wide", help="a small random Llama with heads of 64")
     commands.add_parser("families", help="a small random model of every family")
     commands.add_parser("adapters", help="every kind of LoRA configuration")
+    commands.add_parser("bnb", help="4-bit directories as bitsandbytes writes them")
     smollm2 = commands.add_parser("smollm2", help="SmolLM2-135M-Instruct")
     smollm2.add_argument("gguf", type=Path)
     args = parser.parse_args()
@@ -58,6 +60,10 @@ def main():
         import golden_adapters
 
         golden_adapters.make(GOLDEN, print)
+    elif args.command == "bnb":
+        import golden_bnb
+
+        golden_bnb.make(GOLDEN, print)
     else:
         import golden_smollm2
 

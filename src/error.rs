@@ -22,6 +22,9 @@ pub enum Error {
     #[cfg(feature = "cli")]
     #[error(transparent)]
     Source(#[from] model::source::NotFound),
+    #[cfg(feature = "cli")]
+    #[error(transparent)]
+    Hub(#[from] model::source::HubError),
     #[error(transparent)]
     Tokenizer(#[from] tokenizer::Error),
     #[error(transparent)]
@@ -59,6 +62,8 @@ impl Error {
             Error::Model(e) => e.hint(),
             #[cfg(feature = "cli")]
             Error::Source(e) => e.hint(),
+            #[cfg(feature = "cli")]
+            Error::Hub(e) => e.hint(),
             Error::Tokenizer(e) => e.hint(),
             Error::Data(e) => e.hint(),
             Error::Adapter(e) => e.hint(),

@@ -79,6 +79,16 @@ fn logits_without_an_adapter() {
     }
 }
 
+/// Directories of bitsandbytes: plain scales and nested ones, bytes labelled as other types.
+#[test]
+fn logits_of_bitsandbytes_directories() {
+    for name in ["nested", "plain", "wide"] {
+        let golden = Tensors::open(&format!("bnb/{name}.safetensors"));
+        let got = logits(&weights(&format!("bnb/{name}")), None, &golden.ids("ids"));
+        assert_within(name, apart(&got, &golden.floats("logits")), LOGITS);
+    }
+}
+
 #[test]
 fn logits_with_an_adapter() {
     for model in ["tiny", "wide"] {

@@ -3,8 +3,11 @@
 mod common;
 
 use common::assert_same_bits;
-use common::golden::Tensors;
+use common::golden::{self, Tensors};
 use dayrun::device::bytes::Bytes;
+use dayrun::model::config::Linear;
+use dayrun::model::{LoadOptions, load};
+use dayrun::progress::quiet;
 use dayrun::quant::bnb::{self, RawTensor};
 use dayrun::quant::{Absmax, DYNAMIC_MAP, Nf4Matrix, double_quantise, nf4, quantise};
 use half::bf16;
@@ -167,4 +170,34 @@ fn planted_mistakes_are_seen() {
     let mut ulp = absmax;
     ulp[3] = ulp[3].next_up();
     assert!(decode(codes, ulp) != want);
+}
+
+fn in_bf16(matrix: &Nf4Matrix) -> Vec<bf16> {
+    matrix.to_f32().into_iter().map(bf16::from_f32).collect()
+}
+
+/// Directories as transformers and bitsandbytes write them (scripts/golden_bnb.py): whatever the scales and
+/// whatever dtype the bytes are labelled with, each weight decodes to bitsandbytes' own bits.
+#[test]
+fn directories_decode_to_bitsandbytes_bits() {
+    for name in ["nested", "plain", "wide"] {
+        let directory = golden::path("bnb").join(name);
+        let weights = load(&directory, &LoadOptions::default(), &quiet).unwrap();
+        let golden = Tensors::open(&format!("bnb/{name}.safetensors"));
+        for linear in Linear::ALL {
+            let key = format!("{}.weight", linear.path(0));
+            let want: Vec<bf16> = golden.floats(&key).into_iter().map(bf16::from_f32).collect();
+            let matrix = weights.layers[0].linear(linear);
+            assert_same_bits(&format!("{name} {key}"), &in_bf16(matrix), &want);
+            // What a reader could get wrong is seen.
+            let swapped: Vec<u8> = matrix.codes.iter().map(|byte| byte.rotate_left(4)).collect();
+            let swapped = Nf4Matrix { codes: Bytes::from(swapped), ..matrix.clone() };
+            assert_ne!(in_bf16(&swapped), want);
+            let mut without = matrix.clone();
+            if let Absmax::Nested { offset, .. } = &mut without.absmax {
+                *offset = 0.0;
+                assert_ne!(in_bf16(&without), want);
+            }
+        }
+    }
 }

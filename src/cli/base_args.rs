@@ -16,7 +16,8 @@ pub struct BaseArgs {
     /// A run directory: its model, its adapter, its settings.
     #[arg(long, value_name = "DIR", required_unless_present = "model")]
     run: Option<PathBuf>,
-    /// A base model: a Hugging Face directory or a GGUF file. With --run: instead of the run's.
+    /// A base model: a Hugging Face directory, a GGUF file, or hf://org/name. With --run: instead of
+    /// the run's.
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// A PEFT adapter directory. With --run: instead of the run's.

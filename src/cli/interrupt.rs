@@ -13,6 +13,10 @@ pub(super) fn stop_flag(terminal: &Terminal) -> &'static AtomicBool {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(INTERRUPTED));
         }
+        // What has arrived is kept, and the next start goes on from there.
+        if terminal.stage().starts_with("fetching") {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
         let what = match terminal.stage() {
             "training" => "the update in progress is finished and the adapter saved",
             "measuring the loss" | "answering" => "the evaluation is given up, the adapter kept",

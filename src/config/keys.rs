@@ -15,12 +15,13 @@ use crate::model::LinearDispatch;
 section! {
     /// The frozen base model.
     "model" Model {
-        /// The base model: a Hugging Face directory (config.json, tokenizer.json, safetensors)
-        /// or one GGUF file. Paths are relative to the directory that dayrun is started in.
-        path: PathBuf = PathBuf::new(), "a path", |p| !p.as_os_str().is_empty(),
+        /// The base model: a Hugging Face directory (config.json, tokenizer.json, safetensors),
+        /// one GGUF file, or a model on the Hub: "hf://org/name", with "@revision" if need be, which is
+        /// kept in Hugging Face's cache. Paths are relative to the directory that dayrun is started in.
+        path: PathBuf = PathBuf::new(), "a path or hf://org/name", |p| !p.as_os_str().is_empty(),
             example "\"models/SmolLM2-135M-Instruct\"";
         /// The base model's name for others, who load the adapter with PEFT: mostly its name on
-        /// the Hub. Without it, the path.
+        /// the Hub. Without it, that of hf://org/name, or the path.
         name: Option<String> = None, "a name", |_| true,
             example "\"HuggingFaceTB/SmolLM2-135M-Instruct\"";
         /// How the base's linear layers are stored. "nf4" is QLoRA's 4-bit type.

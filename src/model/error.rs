@@ -19,9 +19,26 @@ pub enum Error {
     /// This build has no GGUF reader.
     #[error("{} is a GGUF file, and this build has no GGUF reader", path.display())]
     NoGguf { path: PathBuf },
-    /// A directory holds no weights file of a known name.
-    #[error("{} holds neither model.safetensors nor model.safetensors.index.json", path.display())]
-    NoWeights { path: PathBuf },
+    /// A directory holds no weights file of a known name; `instead` says what it has.
+    #[error(
+        "{} holds no safetensors: neither model.safetensors nor model.safetensors.index.json{}{}",
+        path.display(), if instead.is_some() { "; " } else { "" }, instead.as_deref().unwrap_or("")
+    )]
+    NoWeights { path: PathBuf, instead: Option<String> },
+    /// Files that the index names are not there.
+    #[error(
+        "{}: {} of {of} shards are missing: {}", path.display(), missing.len(), missing.join(", ")
+    )]
+    MissingShards { path: PathBuf, missing: Vec<String>, of: usize },
+    /// A file is shorter than its header says.
+    #[error("{} is incomplete: {found} bytes of {expected}", path.display())]
+    Truncated { path: PathBuf, found: usize, expected: usize },
+    /// What a clone without git-lfs leaves in place of a large file.
+    #[error("{} is a git-lfs pointer, not the file itself", path.display())]
+    LfsPointer { path: PathBuf },
+    /// A directory with an adapter and no model.
+    #[error("{} holds an adapter, not a model: it has adapter_config.json and no config.json", path.display())]
+    Adapter { path: PathBuf },
     #[error("reading {}: {source}", path.display())]
     Json { path: PathBuf, source: serde_json::Error },
     /// A configuration key is missing or has an impossible value.
@@ -73,13 +90,23 @@ impl Error {
                 });
             }
             Error::NoGguf { .. } => "build with the feature `gguf`",
-            Error::NoWeights { .. } => "download the model's safetensors files into the directory",
+            Error::NoWeights { .. } => {
+                "download the model's safetensors files into the directory; transformers writes them \
+                 with save_pretrained(DIR, safe_serialization=True)"
+            }
+            Error::MissingShards { .. } => "download the missing files into the directory",
+            Error::LfsPointer { .. } => {
+                "run `git lfs pull` in the directory (`git lfs install` once before), or download \
+                 the file from the model's page"
+            }
+            Error::Adapter { .. } => "give its base model here, and the adapter as an adapter",
             Error::Unsupported { .. } => {
                 return Some(format!(
                     "models of these families are supported: {}",
                     family::names()
                 ));
             }
+            Error::Truncated { .. } => "the download was cut off; download the file again",
             Error::Safetensors { .. } | Error::Gguf { .. } | Error::Decode { .. } => {
                 "the file is damaged or incomplete; download it again"
             }

@@ -1,5 +1,6 @@
 //! Loading a base model: from a Hub directory or a GGUF file, through the NF4 cache.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -28,17 +29,45 @@ pub struct LoadOptions {
 }
 
 /// Refuses by its looks what cannot be a model: a file that is not called .gguf, a directory
-/// with neither config.json nor tokenizer.json.
+/// with neither config.json nor tokenizer.json, an adapter, files that git-lfs has not brought yet.
 pub fn check_source(source: &Path) -> Result<(), Error> {
     if source.is_dir() {
-        let empty = !source.join("config.json").exists() && !source.join("tokenizer.json").exists();
-        return if empty { Err(Error::NoModel { path: source.into() }) } else { Ok(()) };
+        let has = |name: &str| source.join(name).exists();
+        if has("adapter_config.json") && !has("config.json") {
+            return Err(Error::Adapter { path: source.into() });
+        }
+        if !has("config.json") && !has("tokenizer.json") {
+            return Err(Error::NoModel { path: source.into() });
+        }
+        return match lfs_pointer(source) {
+            Some(path) => Err(Error::LfsPointer { path }),
+            None => Ok(()),
+        };
     }
     match source.extension() {
-        Some(extension) if extension.eq_ignore_ascii_case("gguf") => Ok(()),
+        Some(extension) if extension.eq_ignore_ascii_case("gguf") => match is_lfs_pointer(source) {
+            true => Err(Error::LfsPointer { path: source.into() }),
+            false => Ok(()),
+        },
         _ if source.exists() => Err(Error::Source { path: source.into() }),
         _ => Ok(()),
     }
+}
+
+/// The first git-lfs pointer in place of weights or a tokenizer, by name.
+fn lfs_pointer(dir: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let ours = |path: &PathBuf| {
+        path.extension().is_some_and(|extension| extension == "safetensors" || extension == "json")
+    };
+    entries.filter(ours).filter(|path| is_lfs_pointer(path)).min()
+}
+
+fn is_lfs_pointer(path: &Path) -> bool {
+    const START: &[u8] = b"version https://git-lfs.github.com/spec/";
+    let mut start = [0; START.len()];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == START
 }
 
 /// Loads the model at `source`, a Hub directory or a `.gguf` file, its linears as NF4 with double
@@ -55,6 +84,7 @@ pub fn load(source: &Path, options: &LoadOptions, report: Report) -> Result<Weig
         path: source.into(),
         source: error,
     })?;
+    check_source(source)?;
     let model = match source.extension() {
         _ if metadata.is_dir() => Model::Hub(Checkpoint::open(source)?),
         Some(extension) if extension.eq_ignore_ascii_case("gguf") => open_gguf(source)?,
@@ -73,9 +103,17 @@ pub fn load(source: &Path, options: &LoadOptions, report: Report) -> Result<Weig
     }
 }
 
-/// The source's own name, also of `.` and `..`.
+/// The source's own name, also of `.` and `..`; of a snapshot in Hugging Face's cache the model's name on
+/// the Hub and the commit.
 fn name_of(source: &Path) -> String {
     let absolute = source.canonicalize().unwrap_or_else(|_| source.into());
+    let parts: Vec<&str> = absolute.iter().filter_map(|part| part.to_str()).collect();
+    if let [.., folder, "snapshots", commit] = parts[..]
+        && let Some(repo) = folder.strip_prefix("models--")
+    {
+        let commit: String = commit.chars().take(7).collect();
+        return format!("{}@{commit}", repo.replacen("--", "/", 1));
+    }
     let name = source.file_name().or(absolute.file_name());
     name.map_or("model".into(), |name| name.to_string_lossy().into_owned())
 }
@@ -97,14 +135,18 @@ fn through_cache(
     }
     let weights = model.load(identity.clone(), report)?;
     report(Progress { stage: "caching", done: 0, total: 1, unit: "files" });
-    let cached = cache::write(file, key, &weights)
-        .map_err(|error| error.to_string())
-        .and_then(|()| from_cache(model, file, key, &identity));
+    let written = cache::write(file, key, &weights);
     report(Progress { stage: "caching", done: 1, total: 1, unit: "files" });
-    // The mapped copy is taken even now: its memory is the page cache's, not ours.
-    cached.or_else(|problem| {
-        tracing::warn!(file = %file.display(), problem, "the NF4 cache could not be written");
-        Ok(weights)
+    if let Err(problem) = written {
+        tracing::warn!(file = %file.display(), %problem, "the NF4 cache could not be written");
+        return Ok(weights);
+    }
+    // The mapped copy is taken even now: its memory is the page cache's, not ours. Both at once would be
+    // the model twice.
+    drop(weights);
+    from_cache(model, file, key, &identity).or_else(|problem| {
+        tracing::warn!(file = %file.display(), problem, "the NF4 cache cannot be read back");
+        model.load(identity, report)
     })
 }
 
@@ -183,11 +225,14 @@ impl Model {
         let total: u64 = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
         let progress = |done| Progress { stage: "loading", done, total, unit: "bytes" };
         report(progress(0));
-        let named = files.iter().map(|(path, bytes)| {
+        let named = files.iter().enumerate().map(|(i, (path, bytes))| {
+            // One file's pages at a time.
+            files[..i].last().inspect(|(_, before)| before.release());
             let name = if files.len() == 1 { None } else { path.file_name() };
             (name.and_then(|name| name.to_str()).unwrap_or_default(), &bytes[..])
         });
         let digest = hash::files(named);
+        files.last().inspect(|(_, bytes)| bytes.release());
         report(progress(total));
         digest
     }

@@ -9,7 +9,6 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use half::bf16;
 use rayon::prelude::*;
@@ -168,35 +167,76 @@ impl Vector {
     }
 }
 
-/// The seven linears of every layer, several at a time, from `make(layer, linear)`; of several
-/// errors the first in the model's order.
+/// The seven linears of every layer from `make(layer, linear)`, in the model's order.
+///
+/// One at a time: threads share the work within a tensor, so that of a model larger than memory no more
+/// than one tensor is there beside what has been made of it.
 pub(super) fn layers(
     config: &LlamaConfig,
     stage: &'static str,
     report: Report,
-    make: impl Fn(usize, Linear) -> Result<Matrix, Error> + Sync,
+    make: impl Fn(usize, Linear) -> Result<Matrix, Error>,
 ) -> Result<Vec<[Matrix; 7]>, Error> {
-    let total = 7 * config.num_hidden_layers;
-    let done = AtomicU64::new(0);
-    let made: Vec<Result<Matrix, Error>> = (0..total)
-        .into_par_iter()
-        .map(|i| {
-            let matrix = make(i / 7, Linear::ALL[i % 7]);
-            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-            report(Progress { stage, done, total: total as u64, unit: "tensors" });
-            matrix
-        })
-        .collect();
-    let made = made.into_iter().collect::<Result<Vec<_>, Error>>()?;
-    let mut made = made.into_iter();
-    let seven = |made: &mut std::vec::IntoIter<Matrix>| {
-        let linears: Vec<_> = made.by_ref().take(7).collect();
-        linears.try_into().unwrap_or_else(|_| unreachable!("seven linears were made for a layer"))
-    };
-    Ok((0..config.num_hidden_layers).map(|_| seven(&mut made)).collect())
+    let total = 7 * config.num_hidden_layers as u64;
+    let mut done = 0;
+    let mut layers = Vec::new();
+    for layer in 0..config.num_hidden_layers {
+        let mut linears = Vec::new();
+        for linear in Linear::ALL {
+            linears.push(make(layer, linear)?);
+            done += 1;
+            report(Progress { stage, done, total, unit: "tensors" });
+        }
+        layers.push(linears.try_into().unwrap_or_else(|_| unreachable!("seven linears")));
+    }
+    Ok(layers)
 }
 
 /// Adds the file and the tensor's name.
 pub(super) fn in_tensor(path: &Path, name: &str) -> impl Fn(quant::Error) -> Error {
     move |source| Error::Tensor { path: path.into(), tensor: name.into(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::model::family::Differences;
+
+    #[test]
+    fn no_more_than_one_tensor_is_in_flight() {
+        let config = LlamaConfig {
+            vocab_size: 8,
+            hidden_size: 64,
+            intermediate_size: 64,
+            num_hidden_layers: 3,
+            num_attention_heads: 1,
+            num_key_value_heads: 1,
+            head_dim: 64,
+            rms_norm_eps: 1e-5,
+            rope_theta: 1e4,
+            max_position_embeddings: 8,
+            tie_word_embeddings: true,
+            differences: Differences::default(),
+        };
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let make = |_, linear: Linear| {
+            let before = now.fetch_add(1, Ordering::SeqCst);
+            most.fetch_max(before + 1, Ordering::SeqCst);
+            let (rows, cols) = linear.shape(&config);
+            // Work that other threads of the pool take part in, and so could take up the next tensor.
+            (0..64).into_par_iter().for_each(|_| std::thread::yield_now());
+            let matrix = quantised(Path::new("x"), "x", rows, cols, |_, out| {
+                out.fill(0.5);
+                Ok(())
+            });
+            now.fetch_sub(1, Ordering::SeqCst);
+            matrix.map(Matrix::Nf4)
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
+        let made = pool.install(|| layers(&config, "", &crate::progress::quiet, make)).unwrap();
+        assert_eq!(made.len(), 3);
+        assert_eq!(most.into_inner(), 1);
+    }
 }

@@ -3,7 +3,9 @@
 //! Beside the packed `P.weight` lie `absmax` (f32, or u8 under double quantisation), `quant_map`,
 //! `nested_absmax` and `nested_quant_map`, and `quant_state.bitsandbytes__nf4`, the bytes of a JSON
 //! object. The packed bytes may be labelled with another dtype (`quant_storage`, which FSDP
-//! checkpoints use); they are the same bytes. The nested map is taken from the file, not assumed.
+//! checkpoints use); they are the same bytes. The shape in the state says what they decode to, whether
+//! the packed tensor is `[bytes, 1]` or, from callers of old, `[1, bytes]`; so does bitsandbytes'
+//! matmul_4bit. The nested map is taken from the file, not assumed.
 
 use std::sync::Arc;
 
@@ -25,6 +27,9 @@ pub struct RawTensor {
 /// Names of the companions, appended to `P.weight.`.
 pub const COMPANIONS: [&str; 5] = ["absmax", "quant_map", "nested_absmax", "nested_quant_map", NF4];
 
+/// Names of the states of 4-bit weights, of which the second kind is refused.
+pub const STATES: [&str; 2] = [NF4, FP4];
+
 const NF4: &str = "quant_state.bitsandbytes__nf4";
 const FP4: &str = "quant_state.bitsandbytes__fp4";
 
@@ -33,9 +38,15 @@ struct State {
     quant_type: String,
     blocksize: usize,
     shape: Vec<usize>,
+    /// What bitsandbytes decodes to; here the engine's own type.
+    dtype: Option<String>,
     nested_blocksize: Option<usize>,
+    nested_dtype: Option<String>,
     nested_offset: Option<f64>,
 }
+
+/// The types that a state can name.
+const DTYPES: [&str; 3] = ["bfloat16", "float16", "float32"];
 
 /// Reads one linear of `rows x cols` from its packed weight and its companions, which `companion`
 /// finds by suffix (`absmax`, ...).
@@ -63,6 +74,13 @@ pub fn read(
     if state.blocksize != BLOCK {
         return Err(unsupported("blocksize", state.blocksize.to_string(), "64"));
     }
+    if let Some(dtype) = state.dtype.as_ref().filter(|dtype| !DTYPES.contains(&dtype.as_str())) {
+        return Err(unsupported("dtype", dtype.clone(), "bfloat16, float16 and float32"));
+    }
+    if state.shape == [cols, rows] && rows != cols {
+        let found = format!("{:?}: the transpose was quantised", state.shape);
+        return Err(unsupported("shape", found, "[out_features, in_features]"));
+    }
     if state.shape != [rows, cols] {
         return Err(Error::Companion {
             suffix: NF4,
@@ -74,8 +92,7 @@ pub fn read(
     if let Some(index) = (0..16).find(|&i| map[i].to_bits() != CODEBOOK[i].to_bits()) {
         return Err(Error::Codebook { index, found: map[index], expected: CODEBOOK[index] });
     }
-    // Callers of old wrote a weight of one row for the transpose.
-    if packed.shape.len() == 2 && packed.shape[0] == 1 && packed.shape[1] > 1 {
+    if packed.shape.iter().filter(|len| **len != 1).count() > 1 {
         let found = format!("{:?}", packed.shape);
         return Err(unsupported("the packed weight's shape", found, "[bytes, 1]"));
     }
@@ -104,6 +121,10 @@ fn read_nested(
     if state.nested_blocksize != Some(NESTED_BLOCK) {
         let found = state.nested_blocksize.map_or("absent".to_string(), |n| n.to_string());
         return Err(Error::Unsupported { key: "nested_blocksize", found, supported: "256" });
+    }
+    if let Some(dtype) = state.nested_dtype.as_ref().filter(|dtype| *dtype != "float32") {
+        let found = dtype.clone();
+        return Err(Error::Unsupported { key: "nested_dtype", found, supported: "float32" });
     }
     let offset = state.nested_offset.unwrap_or(f64::NAN) as f32;
     if !offset.is_finite() {

@@ -17,6 +17,18 @@ use crate::model::weights::Weights;
 use crate::model::{self, LoadOptions, Loaded};
 use crate::progress::Report;
 
+/// What others, who load an adapter with PEFT, call the model at `path`: its name on the Hub, if it is from
+/// there, else the path. PEFT opens no GGUF file, so the repository of one is no name for it.
+fn name_for_others(path: &Path) -> String {
+    #[cfg(feature = "cli")]
+    if let Some(Ok(address)) = model::source::Address::of(path).map(model::source::Address::parse)
+        && address.file.is_none()
+    {
+        return address.repo;
+    }
+    path.display().to_string()
+}
+
 /// Everything that training, evaluation and generation share.
 pub struct Base {
     pub cpu: Arc<Cpu>,
@@ -34,23 +46,27 @@ pub struct Base {
 }
 
 impl Base {
-    /// Opens the model at `path` on the device that was asked for. The device and the tokenizer come
+    /// Opens the model at `path` (or an `hf://` address) on the device that was asked for. The device and the tokenizer come
     /// first: what is wrong with them should not wait for the weights.
     pub fn open(path: &Path, request: &Request, report: Report) -> Result<Self, Error> {
         #[cfg_attr(not(feature = "cuda"), expect(unused_mut))]
         let mut device = Device::open(request)?;
         let cpu = device.cpu.clone();
-        std::fs::metadata(path).map_err(|source| {
+        #[cfg(feature = "cli")]
+        let local = model::source::local(path, report)?;
+        #[cfg(not(feature = "cli"))]
+        let local = path;
+        std::fs::metadata(&local).map_err(|source| {
             let path = path.to_path_buf();
             model::Error::Io { doing: "opening the model", path, source }
         })?;
-        let tokenizer = TextTokenizer::load(path)?;
+        let tokenizer = TextTokenizer::load(&local)?;
         let options = LoadOptions { cache_dir: model::default_cache_dir() };
-        let weights = cpu.install(|| model::load(path, &options, report))?;
+        let weights = cpu.install(|| model::load(&local, &options, report))?;
         #[cfg(feature = "cuda")]
         device.check_model(request, &weights.config)?;
         tokenizer.check_vocab(weights.config.vocab_size)?;
-        let name = path.display().to_string();
+        let name = name_for_others(path);
         #[cfg(feature = "cuda")]
         let gpu = device.load(request, &weights, report)?;
         let (weights, path) = (Arc::new(weights), path.into());

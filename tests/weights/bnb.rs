@@ -86,6 +86,12 @@ fn bytes_are_taken_as_they_are() {
             (weight.1, weight.2) = (dtype, vec![matrix.codes.len() / size, 1]);
             assert!(matrix_bytes(&parse(&tensors).expect("reads")) == matrix_bytes(&matrix));
         }
+        // A view of old callers: the state's shape tells what the bytes are.
+        tensor(&mut tensors, "").2.reverse();
+        assert!(matrix_bytes(&parse(&tensors).expect("reads")) == matrix_bytes(&matrix));
+        // What bitsandbytes would decode to is its own affair.
+        edit_state(&mut tensors, |state| state["dtype"] = json!("float16"));
+        assert!(matrix_bytes(&parse(&tensors).expect("reads")) == matrix_bytes(&matrix));
     }
 }
 
@@ -127,7 +133,10 @@ fn what_is_not_supported_is_named() {
     refused(&state("nested_blocksize", json!(512)), "nested_blocksize is 512");
     refused(&state("nested_blocksize", Value::Null), "nested_blocksize is absent");
     refused(&state("nested_offset", Value::Null), "nested_offset");
-    refused(&state("shape", json!([COLS, ROWS])), "shape [300, 70]");
+    refused(&state("nested_dtype", json!("float16")), "nested_dtype is float16");
+    refused(&state("dtype", json!("float8_e4m3fn")), "dtype is float8_e4m3fn");
+    refused(&state("shape", json!([COLS, ROWS])), "[300, 70]: the transpose was quantised");
+    refused(&state("shape", json!([ROWS, COLS + 1])), "shape [70, 301]");
     refused(
         &with(&|t| {
             tensor(t, ".quant_state.bitsandbytes__nf4").0 = "w.quant_state.bitsandbytes__fp4".into()
@@ -135,7 +144,7 @@ fn what_is_not_supported_is_named() {
         "quant_type is fp4",
     );
     refused(&with(&|t| tensor(t, ".quant_map").3[4] ^= 1), "`quant_map` entry 1");
-    refused(&with(&|t| tensor(t, "").2 = vec![1, ROWS * COLS / 2]), "packed weight's shape");
+    refused(&with(&|t| tensor(t, "").2 = vec![2, ROWS * COLS / 4]), "packed weight's shape");
     refused(&with(&|t| tensor(t, "").3.truncate(9)), "9 bytes of packed codes");
     refused(&with(&|t| tensor(t, ".absmax").3.truncate(9)), "`absmax`");
     refused(&with(&|t| tensor(t, ".absmax").1 = Dtype::I8), "`absmax` has dtype I8");

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use dayrun::model::Error;
 use dayrun::model::config::Linear;
+use dayrun::model::weights::Matrix;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
@@ -101,14 +102,24 @@ fn bitsandbytes_directories_keep_their_bytes() {
     write_shards(dir.path(), &config, &tensors);
     assert_same(&plain, &load_plain(dir.path()).expect("loads"));
 
-    // A linear left in 16 bits (llm_int8_skip_modules) would be another model if quantised.
+    // A linear left in 16 bits (llm_int8_skip_modules) stays there.
     let name = "model.layers.1.mlp.up_proj.weight";
     let mut skipped = tensors.clone();
     skipped.retain(|t| !t.0.starts_with(name));
-    skipped.extend(stored(Dtype::BF16, &TINY.tensors()).into_iter().filter(|t| t.0 == name));
+    skipped.extend(stored(Dtype::F16, &TINY.tensors()).into_iter().filter(|t| t.0 == name));
     let dir = tempdir().expect("a directory");
     write_hub(dir.path(), &config, &skipped);
-    refused(dir.path(), &[name, "BF16", "not supported"]);
+    let mixed = load_plain(dir.path()).expect("loads");
+    let Matrix::Bf16(up) = &mixed.layers[1].linears[Linear::Up as usize] else {
+        panic!("not in 16 bits")
+    };
+    let want = TINY.tensors().into_iter().find(|t| t.name == name).expect("the tensor").values;
+    assert_eq!(up.as_slice().iter().map(|x| x.to_f32()).collect::<Vec<_>>(), want);
+    assert!(mixed.layers[0].linears.iter().all(|linear| linear.as_nf4().is_some()));
+    find(&mut skipped, name).2.reverse();
+    let dir = tempdir().expect("a directory");
+    write_hub(dir.path(), &config, &skipped);
+    refused(dir.path(), &[name, "[64, 96]", "[96, 64]"]);
 
     let mut damaged = tensors.clone();
     find(&mut damaged, &format!("{name}.absmax")).3.pop();
@@ -290,11 +301,51 @@ fn a_shard_index_that_is_wrong_is_named() {
     edit(dir.path(), &|index| index["weight_map"] = json!([]));
     refused(dir.path(), &["index.json"]);
     let dir = shards();
-    fs::remove_file(dir.path().join("model-00002-of-00004.safetensors")).expect("removes");
-    refused(dir.path(), &["model-00002-of-00004.safetensors"]);
+    for name in ["model-00002-of-00004.safetensors", "model-00004-of-00004.safetensors"] {
+        fs::remove_file(dir.path().join(name)).expect("removes");
+    }
+    let missing = "model-00002-of-00004.safetensors, model-00004-of-00004.safetensors";
+    refused(dir.path(), &["index.json: 2 of 4 shards are missing: ", missing]);
+    fs::remove_file(dir.path().join("model.safetensors.index.json")).expect("removes");
+    refused(dir.path(), &["model-00001-of-00004.safetensors is there, but not the index"]);
+}
+
+#[test]
+fn other_files_than_weights_are_named() {
     let dir = tempdir().expect("a directory");
-    fs::write(dir.path().join("config.json"), TINY.config().to_string()).expect("writes");
-    refused(dir.path(), &["model.safetensors"]);
+    let file = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("writes");
+    file("config.json", &TINY.config().to_string());
+    refused(dir.path(), &["no safetensors: neither model.safetensors nor"]);
+    file("pytorch_model.bin", "PK");
+    refused(dir.path(), &["pytorch_model.bin is there", "pickled by PyTorch are not read"]);
+    file("tiny-Q8_0.gguf", "GGUF");
+    refused(dir.path(), &["tiny-Q8_0.gguf is there, which is a model by itself"]);
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4242\n";
+    file("model.safetensors", pointer);
+    refused(dir.path(), &["model.safetensors is a git-lfs pointer, not the file itself"]);
+    let error = load_plain(dir.path()).expect_err("refused");
+    assert!(error.hint().is_some_and(|hint| hint.contains("git lfs pull")));
+    fs::remove_file(dir.path().join("model.safetensors")).expect("removes");
+    file("tokenizer.json", pointer);
+    refused(dir.path(), &["tokenizer.json is a git-lfs pointer"]);
+    file("tiny-Q8_0.gguf", pointer);
+    refused(&dir.path().join("tiny-Q8_0.gguf"), &["tiny-Q8_0.gguf is a git-lfs pointer"]);
+    fs::remove_file(dir.path().join("config.json")).expect("removes");
+    file("adapter_config.json", "{}");
+    refused(dir.path(), &["holds an adapter, not a model"]);
+}
+
+#[test]
+fn a_cut_file_says_how_much_of_it_there_is() {
+    let dir = hub(&TINY, Dtype::BF16);
+    let file = dir.path().join("model.safetensors");
+    let whole = fs::read(&file).expect("reads");
+    fs::write(&file, &whole[..whole.len() - 1000]).expect("writes");
+    let part = format!("{} bytes of {}", whole.len() - 1000, whole.len());
+    refused(dir.path(), &["model.safetensors is incomplete: ", &part]);
+    // Cut within its header, it does not know.
+    fs::write(&file, &whole[..100]).expect("writes");
+    refused(dir.path(), &["reading ", "model.safetensors"]);
 }
 
 #[test]

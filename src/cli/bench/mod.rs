@@ -44,7 +44,7 @@ pub(super) fn run(args: &Args, terminal: &Terminal) -> Result<ExitCode, Failure>
 /// What every benchmark of a model is told.
 #[derive(clap::Args)]
 struct BenchArgs {
-    /// The base model: a Hugging Face directory or a GGUF file.
+    /// The base model: a Hugging Face directory, a GGUF file, or hf://org/name.
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
     /// Type of the activations: bf16 or f32.

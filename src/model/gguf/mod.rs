@@ -309,7 +309,7 @@ pub(super) fn load(
         let name = linear_name(layer, linear);
         let tensor = gguf.tensor(&name)?;
         let permuted = gguf.is_permuted(linear)?;
-        parts::quantised(&gguf.path, &name, rows, cols, |range, out| {
+        let matrix = parts::quantised(&gguf.path, &name, rows, cols, |range, out| {
             if !permuted {
                 return rows::decode(gguf, &name, tensor, cols, range, out);
             }
@@ -318,8 +318,9 @@ pub(super) fn load(
                 rows::decode(gguf, &name, tensor, cols, from..from + 1, out)?;
             }
             Ok(())
-        })
-        .map(Matrix::Nf4)
+        });
+        tensor.data.release();
+        matrix.map(Matrix::Nf4)
     })?;
     let layers = layers
         .into_iter()

@@ -69,11 +69,9 @@ impl Checkpoint {
                     continue;
                 }
                 let tensor = self.shards.tensor(&name)?;
-                if width(tensor.dtype).is_some() && tensor.shape == [rows, cols] {
-                    return Err(Error::Unsupported {
-                        path: self.shards.path(&name).into(),
-                        what: format!("`{name}` kept in {:?} beside 4-bit linears", tensor.dtype),
-                    });
+                if self.is_skipped(&name, tensor) {
+                    floats.push((name, vec![rows, cols]));
+                    continue;
                 }
                 known.extend(bnb::COMPANIONS.map(|suffix| format!("{name}.{suffix}")));
                 known.insert(name);
@@ -94,6 +92,14 @@ impl Checkpoint {
                 tensor: name.into(),
             }),
         }
+    }
+
+    /// Whether a linear was left in 16 (or 32) bits beside 4-bit ones, as one of the modules of
+    /// `llm_int8_skip_modules`. The file tells: only transformers can match the names in that list. 4-bit
+    /// codes may be labelled with a float type, but they have a state.
+    fn is_skipped(&self, name: &str, tensor: &RawTensor) -> bool {
+        let state = |kind: &str| self.shards.get(&format!("{name}.{kind}")).is_some();
+        width(tensor.dtype).is_some() && !bnb::STATES.into_iter().any(state)
     }
 
     fn check_float(&self, name: &str, shape: &[usize]) -> Result<(), Error> {
@@ -144,17 +150,21 @@ impl Checkpoint {
             let name = linear_name(layer, linear);
             let (path, tensor) = (self.shards.path(&name), self.shards.tensor(&name)?);
             if self.storage == Storage::Bitsandbytes4bit {
+                if self.is_skipped(&name, tensor) {
+                    return self.dense(&name, rows, cols).map(Matrix::Bf16);
+                }
                 let companion =
                     |suffix: &str| self.shards.get(&format!("{name}.{suffix}")).cloned();
                 return bnb::read(rows, cols, tensor, companion)
                     .map(Matrix::Nf4)
                     .map_err(parts::in_tensor(path, &name));
             }
-            parts::quantised(path, &name, rows, cols, |range, out| {
+            let matrix = parts::quantised(path, &name, rows, cols, |range, out| {
                 widen(tensor, cols, range, out);
                 Ok(())
-            })
-            .map(Matrix::Nf4)
+            });
+            tensor.data.release();
+            matrix.map(Matrix::Nf4)
         })?;
         let layer = |(layer, linears)| {
             parts::layer(config, linears, |vector, len| {

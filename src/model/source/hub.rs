@@ -1,121 +1,85 @@
-//! The pinned file from the Hub, through hf-hub: ordinary cache, ordinary token.
+//! Models from the Hugging Face Hub, in its ordinary cache and with its ordinary token.
+//!
+//! The cache's layout is that of hf-hub and of Python's huggingface_hub, so that what one of them has
+//! fetched none fetches again:
+//!
+//! ```text
+//! hub/models--ORG--NAME/refs/REVISION              the commit that a branch or tag was last seen at
+//!                       snapshots/COMMIT/FILE      a link to
+//!                       blobs/ETAG                 the bytes; ETAG.part while they arrive
+//! ```
+//!
+//! The requests are our own, since hf-hub 0.5 sends the token along to whatever host the Hub redirects
+//! to, waits for ever for a connection that has gone silent, and appends to a part file whatever a
+//! server answers to a range request. A file larger than a few MB is kept under its SHA-256 on the Hub,
+//! and what was fetched is held against it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
-use hf_hub::api::sync::{ApiBuilder, ApiError};
-use hf_hub::{Cache, Repo, RepoType};
+mod address;
+mod cache;
+mod client;
+mod download;
+mod error;
+mod snapshot;
 
-use super::{Pinned, Refusal, Sources, fetching, verify};
-use crate::progress::Report;
+pub use address::Address;
+pub use error::HubError;
 
-fn repo(pinned: &Pinned) -> Repo {
-    Repo::with_revision(pinned.hub_repo.into(), RepoType::Model, pinned.hub_revision.into())
+pub(super) use cache::Folder;
+pub(super) use client::{Client, Source};
+pub(super) use download::{Meter, download};
+
+/// The Hub, as it is reached from here.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    /// The cache: Hugging Face's folder `hub`.
+    pub cache: Option<PathBuf>,
+    /// The Hub's address, without a slash at its end.
+    pub endpoint: String,
+    /// Sent to the endpoint, and to no other host.
+    pub token: Option<String>,
+    /// Nothing is asked for; what the cache holds has to do.
+    pub offline: bool,
+    /// A connection on which nothing arrives for so long is given up.
+    pub stall: Duration,
+    /// How often a request is made, one after another without a byte of progress, before it is given up.
+    pub tries: u32,
+    /// The wait before the second try; twice as long before each further one.
+    pub pause: Duration,
 }
 
-/// The file in Hugging Face's cache, verified. The pinned revision's snapshot is looked up by its
-/// own name: Python's client writes no reference for a revision that is a commit.
-pub(super) fn cached(pinned: &Pinned, sources: &Sources) -> Result<PathBuf, Refusal> {
-    let cache = sources.hub_cache.clone().ok_or(Refusal::NoCache)?;
-    let snapshot = Cache::new(cache).repo(repo(pinned)).pointer_path(pinned.hub_revision);
-    let path = snapshot.join(pinned.file);
-    verify(pinned, &path)?;
-    Ok(path)
-}
-
-/// What the downloading thread says.
-enum Message {
-    Progress(u64, u64),
-    Done(Result<PathBuf, ApiError>),
-}
-
-/// hf-hub's callbacks, turned into messages.
-struct Watch {
-    messages: mpsc::Sender<Message>,
-    given_up: Arc<AtomicBool>,
-    done: u64,
-    total: u64,
-}
-
-impl Watch {
-    fn tell(&self) {
-        // A source that was given up must not go on filling the line: hf-hub has no way to cancel,
-        // so the thread sleeps until the process ends. What it left is a `.part` file, which
-        // hf-hub resumes the next time.
-        while self.given_up.load(Ordering::Relaxed) {
-            std::thread::park();
-        }
-        let _ = self.messages.send(Message::Progress(self.done, self.total));
-    }
-}
-
-impl hf_hub::api::Progress for Watch {
-    fn init(&mut self, size: usize, _filename: &str) {
-        (self.done, self.total) = (0, size as u64);
-        self.tell();
-    }
-
-    fn update(&mut self, size: usize) {
-        self.done += size as u64;
-        if size > 0 {
-            self.tell();
-        }
-    }
-
-    fn finish(&mut self) {}
-}
-
-/// Downloads into Hugging Face's cache, in a thread of its own that is left behind when it makes
-/// no progress.
-pub(super) fn fetch(
-    pinned: &Pinned,
-    sources: &Sources,
-    report: Report,
-) -> Result<PathBuf, Refusal> {
-    let cache = sources.hub_cache.clone().ok_or(Refusal::NoCache)?;
-    let mut builder = ApiBuilder::from_cache(Cache::new(cache)).with_progress(false);
-    if let Some(endpoint) = &sources.hub_endpoint {
-        builder = builder.with_endpoint(endpoint.clone());
-    }
-    if let Some(token) = &sources.hub_token {
-        builder = builder.with_token(Some(token.clone()));
-    }
-    let (sender, messages) = mpsc::channel();
-    let given_up = Arc::new(AtomicBool::new(false));
-    let watch = Watch { messages: sender.clone(), given_up: given_up.clone(), done: 0, total: 0 };
-    let (repo, file) = (repo(pinned), pinned.file);
-    let download = move || {
-        let result =
-            builder.build().and_then(|api| api.repo(repo).download_with_progress(file, watch));
-        let _ = sender.send(Message::Done(result));
-    };
-    std::thread::Builder::new().name("hub".into()).spawn(download).map_err(|source| {
-        Refusal::Io { doing: "starting a thread for", path: pinned.file.into(), source }
-    })?;
-    report(fetching(pinned, 0, 0));
-    loop {
-        match messages.recv_timeout(sources.stall) {
-            Ok(Message::Progress(done, total)) => report(fetching(pinned, done, total)),
-            Ok(Message::Done(result)) => return kept(pinned, result?),
-            Err(RecvTimeoutError::Timeout) => {
-                given_up.store(true, Ordering::Relaxed);
-                return Err(Refusal::Stalled { after: sources.stall });
-            }
-            Err(RecvTimeoutError::Disconnected) => return Err(Refusal::Lost),
+impl Hub {
+    /// As the environment says, in huggingface_hub's variables: `HF_HUB_CACHE`, `HF_HOME`,
+    /// `HF_ENDPOINT`, `HF_TOKEN` (or `HF_TOKEN_PATH`, or the token file that a login has written),
+    /// `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT` in seconds.
+    pub fn from_env() -> Self {
+        let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let path = |name| var(name).map(PathBuf::from);
+        let text = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+        let home = path("HF_HOME")
+            .or_else(|| Some(path("XDG_CACHE_HOME")?.join("huggingface")))
+            .or_else(|| Some(path("HOME")?.join(".cache").join("huggingface")));
+        let token_file = path("HF_TOKEN_PATH").or_else(|| Some(home.as_ref()?.join("token")));
+        let token = || std::fs::read_to_string(token_file?).ok();
+        let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
+        let offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter().any(|name| {
+            let value = text(name).unwrap_or_default().to_lowercase();
+            ["1", "on", "yes", "true"].contains(&value.as_str())
+        });
+        let seconds = text("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|seconds| seconds.parse().ok());
+        Self {
+            cache: path("HF_HUB_CACHE").or_else(|| Some(home.as_ref()?.join("hub"))),
+            endpoint: endpoint.trim_end_matches('/').into(),
+            token: text("HF_TOKEN")
+                .or_else(token)
+                .map(|token| token.trim().to_string())
+                .filter(|token| !token.is_empty()),
+            offline,
+            stall: Duration::from_secs(seconds.filter(|s| *s > 0).unwrap_or(30)),
+            tries: 4,
+            pause: Duration::from_secs(1),
         }
     }
-}
-
-/// A fresh download with the wrong bytes must not stay where every other program would find it.
-fn kept(pinned: &Pinned, path: PathBuf) -> Result<PathBuf, Refusal> {
-    let verdict = verify(pinned, &path);
-    if verdict.is_err() {
-        if let Ok(blob) = path.canonicalize() {
-            let _ = std::fs::remove_file(blob);
-        }
-        let _ = std::fs::remove_file(&path);
-    }
-    verdict.map(|()| path)
 }

