@@ -8,7 +8,8 @@ NAME.safetensors   WEIGHT of every 4-bit linear, decoded by bitsandbytes to bf16
     wide      double quantisation, bytes stored as float32
     dynamic   half the modules left in 16 bits (llm_int8_skip_modules, Unsloth's "dynamic" 4-bit)
 
-Compute is f32, and Linear4bit's own AVX512-BF16 path is off, as in golden_tiny.py.
+Every in_features is a multiple of 64: bitsandbytes 0.50.2 on a CPU decodes blocks that straddle rows as if each
+row began a block. Compute is f32, and Linear4bit's own AVX512-BF16 path is off, as in golden_tiny.py.
 """
 
 import shutil
@@ -23,7 +24,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 import golden_tiny
 
-SHAPE = dict(vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4,
+SHAPE = dict(vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4,
              num_key_value_heads=2, head_dim=16, tie_word_embeddings=True, rope_theta=10000.0)
 VARIANTS = {
     "nested": (dict(bnb_4bit_use_double_quant=True), "uint8", None),

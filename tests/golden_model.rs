@@ -13,6 +13,7 @@ use common::tol::{TWIN, logits_in_bf16};
 use dayrun::adapter::peft::{self, BaseModel};
 use dayrun::adapter::{Adapter, LoraConfig};
 use dayrun::config::ScheduleKind;
+use dayrun::device::bytes::Bytes;
 use dayrun::device::cpu::{Cpu, GemmElement};
 use dayrun::device::memory::Placement;
 #[cfg(feature = "cuda")]
@@ -25,7 +26,7 @@ use dayrun::model::llama::Kind;
 #[cfg(all(feature = "gguf", feature = "cli"))]
 use dayrun::model::source::{DEMO, Sources};
 use dayrun::model::tokenizer::TextTokenizer;
-use dayrun::model::weights::{LayerWeights, Weights};
+use dayrun::model::weights::{Dense, LayerWeights, Matrix, Weights};
 use dayrun::model::{Engine, LoadOptions, Loaded, load};
 use dayrun::progress::quiet;
 use dayrun::quant::Nf4Matrix;
@@ -79,14 +80,40 @@ fn logits_without_an_adapter() {
     }
 }
 
-/// Directories of bitsandbytes: plain scales and nested ones, bytes labelled as other types.
+/// Directories of bitsandbytes: plain scales and nested ones, bytes labelled as other types, modules left in
+/// 16 bits. In f32 against transformers; in bf16 the same bits as from weights that bitsandbytes decoded.
 #[test]
 fn logits_of_bitsandbytes_directories() {
-    for name in ["nested", "plain", "wide"] {
+    for name in ["nested", "plain", "wide", "dynamic"] {
         let golden = Tensors::open(&format!("bnb/{name}.safetensors"));
-        let got = logits(&weights(&format!("bnb/{name}")), None, &golden.ids("ids"));
+        let (weights, prompt) = (weights(&format!("bnb/{name}")), golden.ids("ids"));
+        let got = logits(&weights, None, &prompt);
         assert_within(name, apart(&got, &golden.floats("logits")), LOGITS);
+
+        let in_bf16 = |weights: &Arc<Weights>| {
+            logits_on::<bf16>(
+                &Loaded::on_cpu(Arc::new(Cpu::new(1)), weights.clone()),
+                None,
+                &prompt,
+            )
+        };
+        let decoded = Arc::new(decoded_by_bitsandbytes(&weights, &golden));
+        let (got, want) = (in_bf16(&weights), in_bf16(&decoded));
+        assert_same_bits(name, &got, &want);
     }
+}
+
+/// The model with each 4-bit weight replaced by what bitsandbytes decodes from its bytes.
+fn decoded_by_bitsandbytes(weights: &Weights, golden: &Tensors) -> Weights {
+    let mut weights = weights.clone();
+    for linear in Linear::ALL {
+        let Some((_, shape, data)) = golden.find(&format!("{}.weight", linear.path(0))) else {
+            continue;
+        };
+        let dense = Dense::new(shape[0], shape[1], Bytes::from(data));
+        weights.layers[0].linears[linear as usize] = Matrix::Bf16(dense);
+    }
+    weights
 }
 
 #[test]

@@ -180,14 +180,18 @@ fn in_bf16(matrix: &Nf4Matrix) -> Vec<bf16> {
 /// whatever dtype the bytes are labelled with, each weight decodes to bitsandbytes' own bits.
 #[test]
 fn directories_decode_to_bitsandbytes_bits() {
-    for name in ["nested", "plain", "wide"] {
+    for name in ["nested", "plain", "wide", "dynamic"] {
         let directory = golden::path("bnb").join(name);
         let weights = load(&directory, &LoadOptions::default(), &quiet).unwrap();
         let golden = Tensors::open(&format!("bnb/{name}.safetensors"));
         for linear in Linear::ALL {
             let key = format!("{}.weight", linear.path(0));
+            // Modules that were left in 16 bits are not in the golden file.
+            let Some(matrix) = weights.layers[0].linear(linear).as_nf4() else {
+                assert!(name == "dynamic" && golden.find(&key).is_none(), "{name} {key}");
+                continue;
+            };
             let want: Vec<bf16> = golden.floats(&key).into_iter().map(bf16::from_f32).collect();
-            let matrix = weights.layers[0].linear(linear);
             assert_same_bits(&format!("{name} {key}"), &in_bf16(matrix), &want);
             // What a reader could get wrong is seen.
             let swapped: Vec<u8> = matrix.codes.iter().map(|byte| byte.rotate_left(4)).collect();
