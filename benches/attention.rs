@@ -27,29 +27,31 @@ fn documents(tokens: usize, length: usize) -> Vec<u32> {
     (0..=tokens.div_ceil(length)).map(|d| tokens.min(d * length) as u32).collect()
 }
 
-/// 2048 tokens as one document, and as the short ones that instruction data is made of; heads
-/// as in SmolLM2-135M.
+/// 2048 tokens as one document, without and with a window, and as the short ones that instruction data is made
+/// of; heads as in SmolLM2-135M.
 fn packed(c: &mut Criterion) {
     let cpu = Cpu::new(0);
-    let dims = Dims { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, window: None };
-    let tokens = 2048;
+    let no_window = Dims { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, window: None };
+    let (dims, tokens) = (no_window, 2048);
     let (qw, kw) = (tokens * dims.q_width(), tokens * dims.kv_width());
     let (q, k, v, d_o) = (input(qw, 1), input(kw, 2), input(kw, 3), input(qw, 4));
     let (mut o, mut lse) = (q.clone(), vec![0.0; tokens * dims.heads]);
     let (mut delta, mut dq, mut dk, mut dv) = (lse.clone(), q.clone(), k.clone(), v.clone());
     let mut group = c.benchmark_group("attention");
     group.sample_size(20).measurement_time(Duration::from_secs(3));
-    for length in [2048, 56] {
-        let cu = documents(tokens, length);
-        let pairs: u64 = (cu.windows(2).map(|d| u64::from(d[1] - d[0])))
-            .map(|n| n * (n + 1) / 2 * dims.q_width() as u64)
-            .sum();
+    for (name, length, window) in
+        [("2048", 2048, None), ("2048 window 512", 2048, Some(512)), ("56", 56, None)]
+    {
+        let (dims, cu) = (Dims { window, ..no_window }, documents(tokens, length));
+        let seen = |t: u32| u64::from(t + 1).min(window.unwrap_or(tokens) as u64);
+        let pairs = cu.windows(2).flat_map(|d| 0..d[1] - d[0]).map(seen).sum::<u64>();
+        let pairs = pairs * dims.q_width() as u64;
         group.throughput(Throughput::Elements(4 * pairs));
-        group.bench_function(BenchmarkId::new("forward", length), |b| {
+        group.bench_function(BenchmarkId::new("forward", name), |b| {
             b.iter(|| attention::forward(&cpu, &dims, &cu, &q, &k, &v, &mut o, &mut lse));
         });
         group.throughput(Throughput::Elements(10 * pairs));
-        group.bench_function(BenchmarkId::new("backward", length), |b| {
+        group.bench_function(BenchmarkId::new("backward", name), |b| {
             b.iter(|| {
                 attention::backward(
                     &cpu, &dims, &cu, &q, &k, &v, &o, &lse, &d_o, &mut delta, &mut dq, &mut dk,

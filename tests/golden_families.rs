@@ -19,8 +19,8 @@ use dayrun::model::{Engine, LoadOptions, Loaded, load};
 use dayrun::progress::quiet;
 use serde_json::Value;
 
-// mistral and qwen2-sliding come with the window.
-const FAMILIES: [&str; 5] = ["llama3", "llama-linear", "qwen2", "qwen3", "smollm3"];
+const FAMILIES: [&str; 7] =
+    ["llama3", "llama-linear", "mistral", "qwen2", "qwen2-sliding", "qwen3", "smollm3"];
 
 /// One family's directory.
 struct Golden {
@@ -52,7 +52,7 @@ impl Golden {
 
     fn adapter(&self, model: &Loaded) -> Adapter {
         let dir = golden::path(&format!("families/{}/adapter", self.name));
-        peft::load(&dir, &model.weights.config, &self.name).unwrap()
+        peft::load(&dir, &model.weights.config, self.name).unwrap()
     }
 
     fn prompts(&self) -> Vec<Vec<u32>> {

@@ -41,27 +41,40 @@ pub fn logits<E: GemmElement>(
     adapter: Option<&Adapter>,
     tokens: &[u32],
 ) -> Vec<f32> {
+    logits_in_pieces::<E>(cpu, weights, adapter, tokens, &[tokens.len()])
+}
+
+/// The same with the document read in pieces that end at `ends`.
+pub fn logits_in_pieces<E: GemmElement>(
+    cpu: &Arc<Cpu>,
+    weights: &Arc<Weights>,
+    adapter: Option<&Adapter>,
+    tokens: &[u32],
+    ends: &[usize],
+) -> Vec<f32> {
     let n = tokens.len();
+    let loaded = Loaded::on_cpu(cpu.clone(), weights.clone());
     let kind = Kind::Generate { tokens: n, rows: n };
-    let mut engine = Engine::<E>::new(
-        &Loaded::on_cpu(cpu.clone(), weights.clone()),
-        adapter,
-        kind,
-        Placement::Separate,
-    )
-    .unwrap();
-    let mut cache = KvCache::<E>::new(&Loaded::on_cpu(cpu.clone(), weights.clone()), 1, n).unwrap();
+    let mut engine = Engine::<E>::new(&loaded, adapter, kind, Placement::Separate).unwrap();
+    let mut cache = KvCache::<E>::new(&loaded, 1, n).unwrap();
     let all: Vec<u32> = (0..n as u32).collect();
-    let inputs = Inputs {
-        tokens,
-        position_ids: &all,
-        cu_seqlens: &[0, n as u32],
-        positions: &all,
-        targets: &[],
-        loss_scale: 0.0,
-    };
-    engine.execute(&inputs, Some(&mut cache)).unwrap();
-    engine.logits().to_vec()
+    let (mut logits, mut start) = (Vec::new(), 0);
+    for &end in ends {
+        let cu_seqlens = [0, (end - start) as u32];
+        let inputs = Inputs {
+            tokens: &tokens[start..end],
+            position_ids: &all[start..end],
+            cu_seqlens: &cu_seqlens,
+            positions: &all[..end - start],
+            targets: &[],
+            loss_scale: 0.0,
+        };
+        engine.execute(&inputs, Some(&mut cache)).unwrap();
+        cache.advance(&cu_seqlens);
+        logits.extend_from_slice(engine.logits());
+        start = end;
+    }
+    logits
 }
 
 /// What the whole model may be off by. Relative to the largest logit: a layer rounds 12 values on
@@ -69,12 +82,17 @@ pub fn logits<E: GemmElement>(
 /// is at most 128 + r long; gains between layers are near 1, and a peaked softmax multiplies what
 /// its scores are off by with their size, here about 3.
 pub fn tolerance<E: Element>(magnitude: f64) -> Tol<'static> {
+    tolerance_of::<E>(12, magnitude)
+}
+
+/// The same for a layer that rounds `values` values.
+pub fn tolerance_of<E: Element>(values: usize, magnitude: f64) -> Tol<'static> {
     let layers = 2;
     let tol = match DType::of::<E>() {
-        DType::F32 => Tol::new(DType::F32).steps(3 * 12 * layers).sum_len(3 * 7 * layers * 145),
+        DType::F32 => Tol::new(DType::F32).steps(3 * values * layers).sum_len(3 * 7 * layers * 145),
         // bf16's roundings are independent: their errors add up as a root of the sum of squares,
         // with 3 standard deviations.
-        dtype => Tol::new(dtype).rounds(3 * (3.0 * 12.0 * layers as f64).sqrt() as usize / 2),
+        dtype => Tol::new(dtype).rounds(3 * (3.0 * (values * layers) as f64).sqrt() as usize / 2),
     };
     tol.magnitude(magnitude)
 }
@@ -83,47 +101,50 @@ pub fn max_abs(x: &[f64]) -> f64 {
     x.iter().fold(0.0, |max, x| max.max(x.abs()))
 }
 
-fn equals_reference<E: GemmElement + Into<f64>>() {
-    let all = [weights(64, true), weights(96, false), mixed(&weights(64, true))];
-    for weights in all {
-        let mut adapter = adapter(&weights.config, 8, &Linear::ALL, 3);
-        // Parameters as the ops see them.
-        for x in &mut adapter.params {
-            *x = E::from_f32(*x).to_f32();
+/// Losses and logits of a model whose layers round `values` values, with an adapter and without.
+pub fn equals_reference<E: GemmElement + Into<f64>>(weights: &Arc<Weights>, values: usize) {
+    let mut adapter = adapter(&weights.config, 8, &Linear::ALL, 3);
+    // Parameters as the ops see them.
+    for x in &mut adapter.params {
+        *x = E::from_f32(*x).to_f32();
+    }
+    let params: Vec<f64> = adapter.params.iter().map(|&x| f64::from(x)).collect();
+    let model = Model::new::<E>(weights);
+    let docs = documents(&[40, 1, 2, 17, 70], 1);
+    let batch = pack(&docs);
+    for with in [None, Some(&adapter)] {
+        let reference = with.map(|adapter| (adapter, &params[..]));
+        let want = model.losses(&batch, reference);
+        let out = model.forward(&docs[4], reference);
+        let n = out.logits.len() as f64;
+        let mean = out.logits.iter().sum::<f64>() / n;
+        let std = (out.logits.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt();
+        assert!(std > 1.0, "logits are too flat to test with: {std}");
+        let tol = tolerance_of::<E>(values, max_abs(&out.logits));
+        for cpu in cpus() {
+            let got = losses::<E>(cpu, weights, with, &batch, Placement::Separate);
+            assert_close(&format!("losses on {}", cpu.name()), &got, &want, tol);
+            let got = logits::<E>(cpu, weights, with, &docs[4]);
+            let tol = tol.cols(weights.config.vocab_size);
+            assert_close(&format!("logits on {}", cpu.name()), &got, &out.logits, tol);
         }
-        let params: Vec<f64> = adapter.params.iter().map(|&x| f64::from(x)).collect();
-        let model = Model::new::<E>(&weights);
-        let docs = documents(&[40, 1, 2, 17, 70], 1);
-        let batch = pack(&docs);
-        for with in [None, Some(&adapter)] {
-            let reference = with.map(|adapter| (adapter, &params[..]));
-            let want = model.losses(&batch, reference);
-            let out = model.forward(&docs[4], reference);
-            let n = out.logits.len() as f64;
-            let mean = out.logits.iter().sum::<f64>() / n;
-            let std = (out.logits.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt();
-            assert!(std > 1.0, "logits are too flat to test with: {std}");
-            let magnitude = max_abs(&out.logits);
-            for cpu in cpus() {
-                let got = losses::<E>(cpu, &weights, with, &batch, Placement::Separate);
-                let tol = tolerance::<E>(magnitude);
-                assert_close(&format!("losses on {}", cpu.name()), &got, &want, tol);
-                let got = logits::<E>(cpu, &weights, with, &docs[4]);
-                let tol = tolerance::<E>(magnitude).cols(weights.config.vocab_size);
-                assert_close(&format!("logits on {}", cpu.name()), &got, &out.logits, tol);
-            }
-        }
+    }
+}
+
+fn llamas_equal_reference<E: GemmElement + Into<f64>>() {
+    for weights in [weights(64, true), weights(96, false), mixed(&weights(64, true))] {
+        equals_reference::<E>(&weights, 12);
     }
 }
 
 #[test]
 fn f32_equals_reference() {
-    equals_reference::<f32>();
+    llamas_equal_reference::<f32>();
 }
 
 #[test]
 fn bf16_equals_reference() {
-    equals_reference::<bf16>();
+    llamas_equal_reference::<bf16>();
 }
 
 /// Packed and alone: the same bits for every document, in any order of documents.

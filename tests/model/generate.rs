@@ -1,10 +1,13 @@
 //! Generation: the tokens that full forward passes give, whatever else is in the batch.
 
+use std::sync::Arc;
+
 use dayrun::adapter::Adapter;
 use dayrun::device::cpu::GemmElement;
 use dayrun::model::Loaded;
 use dayrun::model::config::Linear;
 use dayrun::model::generate::{GenerateError, Generator, Limits, Sampling};
+use dayrun::model::weights::Weights;
 use half::bf16;
 
 use crate::common::{DType, Tol};
@@ -30,10 +33,13 @@ fn generate<E: GemmElement>(
 /// rounding decides.
 #[test]
 fn greedy_tokens_are_the_most_likely_of_full_forward_passes() {
-    let weights = weights(64, true);
+    greedy_tokens_are_the_most_likely(&weights(64, true));
+}
+
+pub fn greedy_tokens_are_the_most_likely(weights: &Arc<Weights>) {
     let adapter = adapter(&weights.config, 8, &Linear::ALL, 1);
     let params: Vec<f64> = adapter.params.iter().map(|&x| f64::from(x)).collect();
-    let model = Model::new::<f32>(&weights);
+    let model = Model::new::<f32>(weights);
     let prompts = documents(&[5, 1, 30], 1);
     for cpu in cpus() {
         let mut generator = Generator::<f32>::new(

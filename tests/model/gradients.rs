@@ -50,9 +50,9 @@ fn tensors(adapter: &Adapter) -> Vec<(String, std::ops::Range<usize>)> {
 }
 
 /// Gradients are products of what a forward pass keeps and what a backward pass brings, each with
-/// the roundings of two layers (see `forward::tolerance`), and sums over the tokens.
-fn tolerance(tokens: usize) -> Tol<'static> {
-    Tol::new(DType::F32).steps(2 * 3 * 12 * 2).sum_len(2 * 3 * 7 * 2 * 145 + tokens)
+/// the roundings of two layers of `values` (see `forward::tolerance_of`), and sums over the tokens.
+fn tolerance(values: usize, tokens: usize) -> Tol<'static> {
+    Tol::new(DType::F32).steps(2 * 3 * values * 2).sum_len(2 * 3 * 7 * 2 * 145 + tokens)
 }
 
 /// For every tensor the derivative along a random direction, which every element has a part in,
@@ -60,11 +60,16 @@ fn tolerance(tokens: usize) -> Tol<'static> {
 fn equal_the_derivative(weights: Arc<Weights>, r: usize, targets: &[Linear], seed: u64) {
     let adapter = adapter(&weights.config, r, targets, seed);
     assert_eq!(adapter.modules.len(), 2 * targets.len());
-    equal_the_derivative_of(&weights, &adapter, seed);
+    equal_the_derivative_of(&weights, 12, &adapter, seed);
 }
 
-/// As [`equal_the_derivative`], for any adapter.
-fn equal_the_derivative_of(weights: &Arc<Weights>, adapter: &Adapter, seed: u64) {
+/// As [`equal_the_derivative`], for any adapter, and layers that round `values` values.
+pub fn equal_the_derivative_of(
+    weights: &Arc<Weights>,
+    values: usize,
+    adapter: &Adapter,
+    seed: u64,
+) {
     let model = Model::new::<f32>(weights);
     let batch = pack(&documents(&[9, 1, 14], seed));
     let params: Vec<f64> = adapter.params.iter().map(|&x| f64::from(x)).collect();
@@ -114,7 +119,7 @@ fn equal_the_derivative_of(weights: &Arc<Weights>, adapter: &Adapter, seed: u64)
             let want = (4.0 * central(H / 2.0) - central(H)) / 3.0;
             for (grads, cpu) in all.iter().zip(cpus()) {
                 let got = dot(&to_f64(&grads[range.clone()]), &direction) / size;
-                let tol = tolerance(batch.tokens.len()).magnitude(norm);
+                let tol = tolerance(values, batch.tokens.len()).magnitude(norm);
                 assert_close(&format!("{name} on {}", cpu.name()), &[got], &[want], tol);
             }
         }
@@ -157,7 +162,7 @@ fn of_ranks_and_scales_of_their_own() {
     let weights = weights(64, true);
     let adapter = adapter_of(uneven(9), &weights.config, 9);
     assert_eq!(adapter.modules.len(), 13);
-    equal_the_derivative_of(&weights, &adapter, 9);
+    equal_the_derivative_of(&weights, 12, &adapter, 9);
 }
 
 /// bf16 gradients point where the f32 ones do.

@@ -6,6 +6,7 @@ mod common;
 
 #[cfg(feature = "cuda")]
 mod cuda;
+mod families;
 mod forward;
 mod generate;
 mod gradients;

@@ -1,9 +1,11 @@
-//! A Llama decoder in plain f64, one document at a time. It shares no code with the library.
+//! A Llama decoder in plain f64, one document at a time, with every family's differences. It shares no code
+//! with the library.
 
 use dayrun::adapter::Adapter;
 use dayrun::device::cpu::Element;
 use dayrun::model::batch::MicroBatch;
 use dayrun::model::config::Linear;
+use dayrun::model::rope_scaling::RopeScaling;
 use dayrun::model::weights::{self, Dense, Weights};
 
 struct Matrix {
@@ -40,7 +42,12 @@ impl Matrix {
 struct Layer {
     input_norm: Vec<f64>,
     post_norm: Vec<f64>,
+    /// Of q's and of k's heads.
+    qk_norm: Option<[Vec<f64>; 2]>,
     linears: Vec<Matrix>,
+    biases: Vec<Option<Vec<f64>>>,
+    rope: bool,
+    window: Option<usize>,
 }
 
 /// The base in f64, and what the adapter is scaled by.
@@ -49,7 +56,8 @@ pub struct Model {
     kv_heads: usize,
     head_dim: usize,
     eps: f64,
-    theta: f64,
+    /// Radians a token, for each pair of channels.
+    velocities: Vec<f64>,
     embed: Matrix,
     layers: Vec<Layer>,
     norm: Vec<f64>,
@@ -76,17 +84,22 @@ impl Model {
     /// The model that runs in `E`, without its roundings of activations.
     pub fn new<E: Element>(weights: &Weights) -> Self {
         let c = &weights.config;
-        let layers = weights.layers.iter().map(|layer| Layer {
+        let vector = |d: &Dense| Matrix::dense(d).data;
+        let layers = weights.layers.iter().enumerate().map(|(i, layer)| Layer {
             input_norm: Matrix::dense(&layer.input_layernorm).data,
             post_norm: Matrix::dense(&layer.post_attention_layernorm).data,
+            qk_norm: layer.qk_norm.as_ref().map(|norms| norms.each_ref().map(vector)),
             linears: layer.linears.iter().map(Matrix::linear::<E>).collect(),
+            biases: layer.biases.iter().map(|bias| bias.as_ref().map(vector)).collect(),
+            rope: c.differences.layers.get(i).is_none_or(|kind| kind.rope),
+            window: c.differences.layers.get(i).and_then(|kind| kind.sliding_window),
         });
         Model {
             heads: c.num_attention_heads,
             kv_heads: c.num_key_value_heads,
             head_dim: c.head_dim,
             eps: c.rms_norm_eps,
-            theta: c.rope_theta,
+            velocities: velocities(c.head_dim, c.rope_theta, &c.differences.rope_scaling),
             embed: Matrix::dense(&weights.embed_tokens),
             layers: layers.collect(),
             norm: Matrix::dense(&weights.norm).data,
@@ -105,6 +118,9 @@ impl Model {
         for (i, layer) in self.layers.iter().enumerate() {
             let linear = |l: Linear, x: &[f64]| {
                 let mut y = layer.linears[l as usize].apply(x);
+                if let Some(bias) = &layer.biases[l as usize] {
+                    add(&mut y, bias);
+                }
                 if let Some((adapter, params)) = adapter {
                     add_lora(adapter, params, &l.path(i), x, &mut y);
                 }
@@ -115,11 +131,22 @@ impl Model {
             let project = |l: Linear| h.iter().map(|h| linear(l, h)).collect::<Vec<_>>();
             let (mut q, mut k, v) = (project(Linear::Q), project(Linear::K), project(Linear::V));
             for (position, (q, k)) in q.iter_mut().zip(&mut k).enumerate() {
-                self.rotate(position, q);
-                self.rotate(position, k);
+                if let Some(norms) = &layer.qk_norm {
+                    for (x, norm) in [&mut *q, &mut *k].into_iter().zip(norms) {
+                        *x = x
+                            .chunks(self.head_dim)
+                            .flat_map(|x| rms_norm(x, norm, self.eps))
+                            .collect();
+                    }
+                }
+                if layer.rope {
+                    self.rotate(position, q);
+                    self.rotate(position, k);
+                }
             }
             for t in 0..n {
-                let o = self.attend(&q[t], &k[..=t], &v[..=t]);
+                let first = layer.window.map_or(0, |window| (t + 1).max(window) - window);
+                let o = self.attend(&q[t], &k[first..=t], &v[first..=t]);
                 add(&mut x[t], &linear(Linear::O, &o));
                 let h = rms_norm(&x[t], &layer.post_norm, self.eps);
                 let (gate, up) = (linear(Linear::Gate, &h), linear(Linear::Up, &h));
@@ -153,7 +180,7 @@ impl Model {
         let d = self.head_dim;
         for head in x.chunks_mut(d) {
             for i in 0..d / 2 {
-                let angle = position as f64 / self.theta.powf(2.0 * i as f64 / d as f64);
+                let angle = position as f64 * self.velocities[i];
                 let (a, b) = (head[i], head[i + d / 2]);
                 head[i] = a * angle.cos() - b * angle.sin();
                 head[i + d / 2] = a * angle.sin() + b * angle.cos();
@@ -179,6 +206,39 @@ impl Model {
             }
         }
         o
+    }
+}
+
+/// Of the pairs of a head, as transformers' `modeling_rope_utils` has them: inverse frequencies.
+fn velocities(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Vec<f64> {
+    let plain = (0..head_dim / 2).map(|i| 1.0 / theta.powf(2.0 * i as f64 / head_dim as f64));
+    match *scaling {
+        RopeScaling::None => plain.collect(),
+        RopeScaling::Linear { factor } => plain.map(|v| v / factor).collect(),
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        } => {
+            let original = original_max_position_embeddings as f64;
+            let scaled = |v: f64| {
+                let wavelength = 2.0 * std::f64::consts::PI / v;
+                if wavelength > original / low_freq_factor {
+                    v / factor
+                } else if wavelength < original / high_freq_factor {
+                    v
+                } else {
+                    let smooth = (original / wavelength - low_freq_factor)
+                        / (high_freq_factor - low_freq_factor);
+                    (1.0 - smooth) * v / factor + smooth * v
+                }
+            };
+            plain.map(scaled).collect()
+        }
+        RopeScaling::Factors(ref factors) => {
+            plain.zip(factors).map(|(v, &factor)| v / f64::from(factor)).collect()
+        }
     }
 }
 

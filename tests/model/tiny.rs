@@ -88,8 +88,17 @@ pub fn weights_of(config: LlamaConfig) -> Arc<Weights> {
                 rng.values(rows * cols, scale).into_iter().map(|x| x as f32).collect();
             double_quantise(quantise(rows, cols, &values).unwrap()).into()
         }),
-        qk_norm: None,
-        biases: Default::default(),
+        // Half as large again: heads of norm 4 have scores of at most 4 without.
+        qk_norm: config.differences.qk_norm.then(|| {
+            [(); 2].map(|()| {
+                let values = rng.around_one(config.head_dim).into_iter().map(|x| 1.5 * x);
+                dense(1, config.head_dim, values.collect())
+            })
+        }),
+        biases: Linear::ALL.map(|linear| {
+            let out = linear.shape(&config).0;
+            config.has_bias(linear).then(|| dense(1, out, rng.values(out, 0.5)))
+        }),
     };
     let layers = vec![layer(), layer()];
     let scale = 2.0 / (hidden as f64).sqrt();

@@ -1,5 +1,7 @@
 //! attention against its f64 reference, and the cache against attention on whole documents.
 
+mod window;
+
 use dayrun::device::cpu::{Cpu, Element, Level};
 use dayrun::ops::attention::{Dims, append, backward, decode, forward, reference};
 use half::bf16;
@@ -230,33 +232,7 @@ proptest! {
         head_dim in prop::sample::select(vec![10usize, 16]),
         seed: u64,
     ) {
-        let dims = dims(2, group, head_dim);
-        let packed = Case::new(dims, &lens, 1.0, seed);
-        for cpu in devices() {
-            let all = packed.run::<bf16>(cpu);
-            for rows in packed.cu.windows(2) {
-                let cut = |x: &[f64], width: usize| {
-                    x[rows[0] as usize * width..rows[1] as usize * width].to_vec()
-                };
-                let (qw, kw) = (dims.q_width(), dims.kv_width());
-                let alone = Case {
-                    dims,
-                    cu: vec![0, rows[1] - rows[0]],
-                    q: cut(&packed.q, qw),
-                    k: cut(&packed.k, kw),
-                    v: cut(&packed.v, kw),
-                    d_o: cut(&packed.d_o, qw),
-                };
-                let part = Got {
-                    o: cut(&all.o, qw),
-                    lse: cut(&all.lse, dims.heads),
-                    dq: cut(&all.dq, qw),
-                    dk: cut(&all.dk, kw),
-                    dv: cut(&all.dv, kw),
-                };
-                alone.run::<bf16>(cpu).same_bits(&part);
-            }
-        }
+        packed_equals_alone(dims(2, group, head_dim), &lens, seed);
     }
 
     #[test]
@@ -269,6 +245,36 @@ proptest! {
     ) {
         cache_equals_forward::<f32>(dims(2, group, head_dim), &lens, steps, seed);
         cache_equals_forward::<bf16>(dims(2, group, head_dim), &lens, steps, seed);
+    }
+}
+
+/// Each document of a packed run has the bits that it has alone.
+fn packed_equals_alone(dims: Dims, lens: &[usize], seed: u64) {
+    let packed = Case::new(dims, lens, 1.0, seed);
+    let (qw, kw) = (dims.q_width(), dims.kv_width());
+    for cpu in devices() {
+        let all = packed.run::<bf16>(cpu);
+        for rows in packed.cu.windows(2) {
+            let cut = |x: &[f64], width: usize| {
+                x[rows[0] as usize * width..rows[1] as usize * width].to_vec()
+            };
+            let alone = Case {
+                dims,
+                cu: vec![0, rows[1] - rows[0]],
+                q: cut(&packed.q, qw),
+                k: cut(&packed.k, kw),
+                v: cut(&packed.v, kw),
+                d_o: cut(&packed.d_o, qw),
+            };
+            let part = Got {
+                o: cut(&all.o, qw),
+                lse: cut(&all.lse, dims.heads),
+                dq: cut(&all.dq, qw),
+                dk: cut(&all.dk, kw),
+                dv: cut(&all.dv, kw),
+            };
+            alone.run::<bf16>(cpu).same_bits(&part);
+        }
     }
 }
 
@@ -331,7 +337,11 @@ fn cache_equals_forward<E: Element>(dims: Dims, lens: &[usize], steps: usize, se
 
 #[test]
 fn reference_backward_equals_finite_differences() {
-    let case = Case::new(dims(2, 2, 4), &[3, 0, 1, 5], 1.0, 7);
+    backward_equals_finite_differences(dims(2, 2, 4));
+}
+
+fn backward_equals_finite_differences(dims: Dims) {
+    let case = Case::new(dims, &[3, 0, 1, 5], 1.0, 7);
     let Case { dims, cu, q, k, v, d_o } = &case;
     let loss = |q: &[f64], k: &[f64], v: &[f64]| dot(&reference::forward(dims, cu, q, k, v).0, d_o);
     let (dq, dk, dv) = reference::backward(dims, cu, q, k, v, d_o);
@@ -458,6 +468,8 @@ fn bad_arguments_are_errors_and_write_nothing() {
     {
         assert!(message(&wrong, &[0, 3], 12).contains("is 0, expected"));
     }
+    let blind = Dims { window: Some(0), ..good };
+    assert_eq!(message(&blind, &[0, 3], 12), "attention: window is 0, expected 1 or more");
 
     let mut cache = [0f32; 2 * 3 * 4];
     let mut other = cache;

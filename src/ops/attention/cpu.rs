@@ -4,6 +4,7 @@ mod backward;
 mod bf16;
 mod cache;
 mod forward;
+mod mask;
 mod tile;
 
 pub use backward::backward;

@@ -36,9 +36,10 @@ struct Sizes {
 }
 
 impl Dims {
-    /// Dimensions that there are kernels for: heads of 64 or 128.
+    /// Dimensions that there are kernels for: heads of 64 or 128, no window yet.
     fn check_cuda(&self) -> Result<(), ShapeError> {
         self.check()?;
+        check(OP, "window", self.window.unwrap_or(0), 0)?;
         match self.head_dim {
             64 | 128 => Ok(()),
             got => Err(ShapeError { op: OP, what: "head_dim", got, want: Want::Either(64, 128) }),

@@ -37,9 +37,11 @@
 //! (16 MB for T = 2048, 9 heads and 3 kv_heads of 64), outside the caller's buffers: [`reserve`] makes them,
 //! [`reserved_bytes`] counts them.
 //!
+//! With a window, tiles that no query of theirs sees are skipped: work grows with T·window.
+//!
 //! Determinism: tiles are cut relative to the start of a document, and sums have one order, so the bits
 //! depend neither on the number of threads nor on what else is packed. A NaN or infinity stays inside its
-//! document; inside, it may reach queries before it in the same tile (0 · ∞ where P is masked).
+//! document; inside, it may reach queries of the same tile that don't see it (0 · ∞ where P is masked).
 //!
 //! Source: Dao 2023 (arXiv 2307.08691), algorithms 1 and 2. Its backward is one pass of five products that
 //! adds to dq from several key blocks. The f32 path takes two (dq by query blocks, dk and dv by key blocks),
@@ -102,6 +104,16 @@ impl Dims {
         self.kv_heads * self.head_dim
     }
 
+    /// The most keys that a query sees, its own included.
+    fn reach(&self) -> usize {
+        self.window.unwrap_or(usize::MAX)
+    }
+
+    /// The position of the first key that the query at `position` sees.
+    fn first_key(&self, position: usize) -> usize {
+        (position + 1).saturating_sub(self.reach())
+    }
+
     /// Queries in one block: with their heads of one group they make some 200 rows of a tile.
     fn block_q(&self) -> usize {
         (256 / self.group()).clamp(8, cpu::KEYS)
@@ -111,8 +123,7 @@ impl Dims {
         check_at_least(OP, "head_dim", self.head_dim, 1)?;
         check_at_least(OP, "kv_heads", self.kv_heads, 1)?;
         check_at_least(OP, "heads", self.heads, 1)?;
-        // The window is in no kernel yet.
-        check(OP, "window", self.window.unwrap_or(0), 0)?;
+        check_at_least(OP, "window", self.window.unwrap_or(1), 1)?;
         rows(OP, "heads", self.heads, self.kv_heads).map(drop)
     }
 }

@@ -60,7 +60,10 @@ pub fn for_each_query(dims: &Dims, cu_seqlens: &[u32], mut f: impl FnMut(usize, 
         for t in document[0]..document[1] {
             for head in 0..dims.heads {
                 let kv_head = head / (dims.heads / dims.kv_heads);
-                let keys = (document[0]..=t).map(|u| u as usize * dims.kv_heads + kv_head);
+                let in_window =
+                    |u: &u32| dims.window.is_none_or(|window| ((t - u) as usize) < window);
+                let seen = (document[0]..=t).filter(in_window);
+                let keys = seen.map(|u| u as usize * dims.kv_heads + kv_head);
                 f(t as usize * dims.heads + head, keys.collect());
             }
         }

@@ -407,17 +407,17 @@ mod tests {
             let softmax = |stride: usize, panels: usize, p: &mut [bf16]| {
                 let (mut max, mut sum, mut rescale) = ([0.0], [1.0], [0.0]);
                 let rows = softmax::Rows { max: &mut max, sum: &mut sum, rescale: &mut rescale };
-                softmax::softmax(level, 1.0, (&s, stride, panels), |_| usize::MAX, rows, p);
+                softmax::softmax(level, 1.0, (&s, stride, panels), |_| 0..usize::MAX, rows, p);
             };
             refused(&|| softmax(1 << 63, 3, &mut [bf16::ZERO; 3 * NR]));
             refused(&|| softmax(usize::MAX, 2, &mut [bf16::ZERO; 2 * NR]));
             refused(&|| softmax(0, huge, &mut []));
             refused(&|| softmax(0, huge + 1, &mut [bf16::ZERO; NR]));
             for keys in [huge, huge + 1, MR + 1] {
-                let (stats, first) = ((&zeros, &zeros), |_: usize| 0);
+                let (stats, seeing) = ((&zeros, &zeros), |_: usize| 0..NR);
                 refused(&|| {
                     let [p, ds] = &mut [[bf16::ZERO; NR]; 2];
-                    softmax::gradients(level, 1.0, keys, (&s, &s), stats, first, p, ds);
+                    softmax::gradients(level, 1.0, keys, (&s, &s), stats, seeing, p, ds);
                 });
             }
         }

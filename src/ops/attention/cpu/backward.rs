@@ -2,8 +2,9 @@
 
 use super::bf16;
 use super::forward::fold;
+use super::mask::Mask;
 use super::tile::{
-    KEYS, LANES, Mask, Rows, add_columns, add_rows, pad, scores, store, with_scratch,
+    KEYS, LANES, Rows, add_columns, add_rows, lanes, live, pad, scores, store, with_scratch,
 };
 use super::{Dims, OP, check, check_documents};
 use crate::device::cpu::documents::{Block, Cut, Side};
@@ -96,10 +97,10 @@ impl<E: Element> Saved<'_, E> {
                 self.load_stats(lse, kv_head, lse_rows);
                 self.load_stats(delta, kv_head, delta_rows);
                 acc.fill(0.0);
-                for first in (block.start..block.end).step_by(KEYS) {
+                let skipped = self.dims.first_key(block.begin - block.start) / KEYS * KEYS;
+                for first in (block.start + skipped..block.end).step_by(KEYS) {
                     let keys = first..block.end.min(first + KEYS);
-                    let offset = block.begin as isize - first as isize;
-                    let mask = Mask { group, offset, keys: keys.len() };
+                    let mask = Mask::new(self.dims, block.begin, first, keys.len());
                     let source = self.key_rows(self.k, keys.clone(), kv_head);
                     source.load_transposed(level, k_t);
                     source.load(level, 1.0, k);
@@ -133,11 +134,12 @@ impl<E: Element> Saved<'_, E> {
                 dv_acc.fill(0.0);
                 // The first block of queries that has a query at or after the first key.
                 let skipped = (block.begin - block.start) / size * size;
-                for first in (block.start + skipped..block.stop).step_by(size) {
+                // The last query that sees a key is the window's length from the last key.
+                let end = block.stop.min((block.end - 1).saturating_add(self.dims.reach()));
+                for first in (block.start + skipped..end).step_by(size) {
                     let tokens = first..block.stop.min(first + size);
                     let rows = tokens.len() * group;
-                    let offset = first as isize - block.begin as isize;
-                    let mask = Mask { group, offset, keys: keys.len() };
+                    let mask = Mask::new(self.dims, first, block.begin, keys.len());
                     self.query_rows(self.q, tokens.clone(), kv_head).load(level, scale, q);
                     self.query_rows(self.d_o, tokens.clone(), kv_head).load(level, 1.0, d_o);
                     let stats = tokens.start * heads..tokens.end * heads;
@@ -191,8 +193,22 @@ impl<E: Element> Saved<'_, E> {
 }
 
 /// p: scores become P = exp(s - lse). ds: dP becomes P (dP - delta). Both 0 where masked.
-#[inline(never)]
 fn score_gradients(
+    level: Level,
+    mask: Mask,
+    p: &mut [f32],
+    ds: &mut [f32],
+    lse: &[f32],
+    delta: &[f32],
+) {
+    match mask.has_edge(lse.len()) {
+        true => score_gradients_rows::<true>(level, mask, p, ds, lse, delta),
+        false => score_gradients_rows::<false>(level, mask, p, ds, lse, delta),
+    }
+}
+
+#[inline(never)]
+fn score_gradients_rows<const EDGE: bool>(
     level: Level,
     mask: Mask,
     p: &mut [f32],
@@ -206,21 +222,18 @@ fn score_gradients(
             let stats = lse.iter().zip(delta);
             let rows = p.chunks_exact_mut(KEYS).zip(ds.chunks_exact_mut(KEYS)).zip(stats);
             for (r, ((p, ds), (&lse, &delta))) in rows.enumerate() {
-                let seen = mask.seen(r);
-                let (p, p_rest) = p.split_at_mut(pad(seen));
-                let (ds, ds_rest) = ds.split_at_mut(pad(seen));
+                let (p, seen) = live(p, mask.seen(r));
+                let (ds, _) = live(ds, mask.seen(r));
                 let chunks = p.chunks_exact_mut(LANES).zip(ds.chunks_exact_mut(LANES));
                 for (n, (p, ds)) in chunks.enumerate() {
-                    let live = seen - n * LANES;
+                    let live = lanes::<EDGE>(&seen, n);
                     for l in 0..LANES {
                         let prob = exp(p[l] - lse);
                         let grad = prob * (ds[l] - delta);
-                        p[l] = if l < live { prob } else { 0.0 };
-                        ds[l] = if l < live { grad } else { 0.0 };
+                        p[l] = if live(l) { prob } else { 0.0 };
+                        ds[l] = if live(l) { grad } else { 0.0 };
                     }
                 }
-                p_rest.fill(0.0);
-                ds_rest.fill(0.0);
             }
         },
     );

@@ -1,7 +1,10 @@
 //! Forward: online softmax over key tiles, one task per block of queries.
 
+use std::ops::Range;
+
 use super::bf16;
-use super::tile::{KEYS, LANES, Mask, Rows, add_rows, pad, scores, store, with_scratch};
+use super::mask::Mask;
+use super::tile::{KEYS, LANES, Rows, add_rows, lanes, live, pad, scores, store, with_scratch};
 use super::{Dims, OP, check, check_documents};
 use crate::device::cpu::documents::{Block, Cut, Side};
 use crate::device::cpu::simd::math::exp;
@@ -100,10 +103,11 @@ impl<E: Element> Queries<'_, E> {
                 acc.fill(0.0);
                 max.fill(f32::NEG_INFINITY);
                 sum.fill(0.0);
-                for first in (0..keys).step_by(KEYS) {
+                // Tiles are counted from the document's start, wherever the window begins.
+                let skipped = dims.first_key(self.position) / KEYS * KEYS;
+                for first in (skipped..keys).step_by(KEYS) {
                     let tile = first..keys.min(first + KEYS);
-                    let offset = self.position as isize - first as isize;
-                    let mask = Mask { group, offset, keys: tile.len() };
+                    let mask = Mask::new(dims, self.position, first, tile.len());
                     let source = |data| Rows {
                         data,
                         width: kw,
@@ -134,9 +138,23 @@ impl<E: Element> Queries<'_, E> {
 
 /// Scores become exp(s - max), 0 where masked; what was summed under an older maximum is scaled.
 ///
-/// The first tile of a document is seen by every query, so `max` is finite from there on.
-#[inline(never)]
+/// A row that has seen no key yet keeps the maximum of -∞, and sums of 0.
 fn softmax(
+    level: Level,
+    mask: Mask,
+    s: &mut [f32],
+    max: &mut [f32],
+    sum: &mut [f32],
+    acc: &mut [f32],
+) {
+    match mask.has_edge(max.len()) {
+        true => softmax_rows::<true>(level, mask, s, max, sum, acc),
+        false => softmax_rows::<false>(level, mask, s, max, sum, acc),
+    }
+}
+
+#[inline(never)]
+fn softmax_rows<const EDGE: bool>(
     level: Level,
     mask: Mask,
     s: &mut [f32],
@@ -151,51 +169,49 @@ fn softmax(
             let stats = max.iter_mut().zip(sum.iter_mut());
             let rows = s.chunks_exact_mut(KEYS).zip(acc.chunks_exact_mut(pitch)).zip(stats);
             for (r, ((s, acc), (max, sum))) in rows.enumerate() {
-                let seen = mask.seen(r);
-                let (live, rest) = s.split_at_mut(pad(seen));
-                let new = row_max(live, seen, *max);
-                let lanes = exp_row(live, seen, new);
-                rest.fill(0.0);
+                let (s, seen) = live(s, mask.seen(r));
+                let new = row_max::<EDGE>(s, &seen, *max);
+                let added = exp_row::<EDGE>(s, &seen, new);
                 if new != *max {
                     let factor = exp(*max - new);
                     *sum *= factor;
                     acc.iter_mut().for_each(|x| *x *= factor);
                     *max = new;
                 }
-                *sum += lanes;
+                *sum += added;
             }
         },
     );
 }
 
-/// The larger of `start` and the first `seen` elements; a NaN among them is passed over (it comes
+/// The largest of `start` and the elements that are `seen`; a NaN among them is passed over (it comes
 /// back through the exponentials).
 #[inline(always)]
-fn row_max(row: &[f32], seen: usize, start: f32) -> f32 {
-    let mut lanes = [start; LANES];
+fn row_max<const EDGE: bool>(row: &[f32], seen: &Range<usize>, start: f32) -> f32 {
+    let mut largest = [start; LANES];
     for (n, chunk) in row.chunks_exact(LANES).enumerate() {
-        let live = seen - n * LANES;
+        let live = lanes::<EDGE>(seen, n);
         for l in 0..LANES {
-            let x = if l < live { chunk[l] } else { start };
-            lanes[l] = if x > lanes[l] { x } else { lanes[l] };
+            let x = if live(l) { chunk[l] } else { start };
+            largest[l] = if x > largest[l] { x } else { largest[l] };
         }
     }
-    fold(lanes, |a, b| if b > a { b } else { a })
+    fold(largest, |a, b| if b > a { b } else { a })
 }
 
-/// Replaces the first `seen` elements by exp(x - max), the others by 0, and sums them.
+/// Replaces the elements that are `seen` by exp(x - max), the others by 0, and sums them.
 #[inline(always)]
-fn exp_row(row: &mut [f32], seen: usize, max: f32) -> f32 {
-    let mut lanes = [0f32; LANES];
+fn exp_row<const EDGE: bool>(row: &mut [f32], seen: &Range<usize>, max: f32) -> f32 {
+    let mut sums = [0f32; LANES];
     for (n, chunk) in row.chunks_exact_mut(LANES).enumerate() {
-        let live = seen - n * LANES;
+        let live = lanes::<EDGE>(seen, n);
         for l in 0..LANES {
             let p = exp(chunk[l] - max);
-            chunk[l] = if l < live { p } else { 0.0 };
-            lanes[l] += chunk[l];
+            chunk[l] = if live(l) { p } else { 0.0 };
+            sums[l] += chunk[l];
         }
     }
-    fold(lanes, |a, b| a + b)
+    fold(sums, |a, b| a + b)
 }
 
 /// Reduces the lanes by halves.

@@ -1,4 +1,4 @@
-//! What one tile of attention is made of: its mask, loads into f32 scratch, and three products.
+//! What one tile of attention is made of: loads into f32 scratch, and three products.
 //!
 //! A tile is up to `block_q * group` query rows by `KEYS` keys. Query row r is token r / group,
 //! head r % group of the group: the heads that share a key head are rows of one product, so that
@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use super::mask::Mask;
 use crate::device::cpu::{Element, Level};
 
 /// Keys in one tile, and the pitch of scores.
@@ -20,30 +21,31 @@ pub(super) fn pad(x: usize) -> usize {
     x.next_multiple_of(LANES)
 }
 
-/// Who sees whom in one tile: query token i sees key j when j ≤ i + offset.
-#[derive(Clone, Copy)]
-pub(super) struct Mask {
-    /// Query rows per token.
-    pub group: usize,
-    /// Position of the first query less the position of the first key.
-    pub offset: isize,
-    /// Keys in the tile.
-    pub keys: usize,
+/// `range` widened to whole vectors.
+#[inline(always)]
+fn whole_vectors(range: &Range<usize>) -> Range<usize> {
+    range.start / LANES * LANES..pad(range.end)
 }
 
-impl Mask {
-    /// How many keys, from the first, query row `row` sees.
-    #[inline(always)]
-    pub fn seen(&self, row: usize) -> usize {
-        let end = (row / self.group) as isize + self.offset + 1;
-        end.clamp(0, self.keys as isize) as usize
-    }
+/// The whole vectors of a row that have what is `seen` of it, which comes back counted from their first
+/// element; the rest of the row becomes 0.
+#[inline(always)]
+pub(super) fn live(row: &mut [f32], seen: Range<usize>) -> (&mut [f32], Range<usize>) {
+    let whole = whole_vectors(&seen);
+    let (row, behind) = row.split_at_mut(whole.end);
+    let (before, row) = row.split_at_mut(whole.start);
+    before.fill(0.0);
+    behind.fill(0.0);
+    (row, seen.start - whole.start..seen.end - whole.start)
+}
 
-    /// The first query row that sees key `key`.
-    #[inline(always)]
-    pub fn first_row(&self, key: usize) -> usize {
-        (key as isize - self.offset).max(0) as usize * self.group
-    }
+/// Which lanes of vector `n` of a row are in `seen`; one that begins at 0 where the tile has no `EDGE` of a
+/// window. Numbers as wide as the elements, so that asking all lanes is a comparison of whole vectors.
+#[inline(always)]
+pub(super) fn lanes<const EDGE: bool>(seen: &Range<usize>, n: usize) -> impl Fn(usize) -> bool {
+    let lane = |key: usize| key as i32 - (n * LANES) as i32;
+    let (start, end) = (lane(seen.start), lane(seen.end));
+    move |l| (l as i32) < end && (!EDGE || l as i32 >= start)
 }
 
 /// One cache line, so that scratch is aligned for whole vectors.
@@ -245,7 +247,7 @@ pub(super) fn scores(
     let depth = k_t.len() / KEYS;
     let a = Left::<false> { data: q, pitch };
     let product = Product { rows, b: k_t, b_pitch: KEYS, c_pitch: KEYS };
-    let bounds = |r: Range<usize>| (0..pad(mask.seen(r.end - 1)), 0..depth);
+    let bounds = |r: Range<usize>| (whole_vectors(&mask.seen_by(r)), 0..depth);
     product.run::<false, false>(level, a, s, bounds);
 }
 
@@ -261,7 +263,7 @@ pub(super) fn add_rows(
 ) {
     let a = Left::<false> { data: p, pitch: KEYS };
     let product = Product { rows, b, b_pitch: pitch, c_pitch: pitch };
-    let bounds = |r: Range<usize>| (0..pitch, 0..mask.seen(r.end - 1));
+    let bounds = |r: Range<usize>| (0..pitch, mask.seen_by(r));
     product.run::<false, true>(level, a, c, bounds);
 }
 
@@ -278,7 +280,10 @@ pub(super) fn add_columns(
 ) {
     let a = Left::<true> { data: p, pitch: KEYS };
     let product = Product { rows: mask.keys, b, b_pitch: pitch, c_pitch: pitch };
-    let bounds = |r: Range<usize>| (0..pitch, mask.first_row(r.start).min(rows)..rows);
+    let bounds = |keys: Range<usize>| {
+        let seeing = mask.seeing(keys);
+        (0..pitch, seeing.start.min(rows)..seeing.end.min(rows))
+    };
     product.run::<true, true>(level, a, c, bounds);
 }
 

@@ -10,11 +10,14 @@
 //!         └───┴───┴───┴───┘
 //! ```
 //!
+//! With a window there are only as many numbers as it reaches back in blocks.
+//!
 //! Inside a task scores are turned: a row of a tile is a key, its columns are 32 query rows, so that
 //! P and dS are left operands (of dv and dk) as they come out of the exponentials, in blocks of 32
 //! queries. dq is summed turned as well, `[channel][query]`, with dS packed by pairs of keys.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use half::bf16;
 
@@ -47,6 +50,11 @@ pub struct Gradients<'a> {
 /// Tokens of a block.
 fn block_len(dims: &Dims) -> usize {
     (768 / dims.group()).clamp(64, 256) / NR * NR
+}
+
+/// The most blocks of keys that a block of queries sees: its own, and those of the window - 1 keys before it.
+fn blocks_seen(dims: &Dims) -> usize {
+    1 + (dims.reach() - 1).div_ceil(block_len(dims))
 }
 
 /// Elements of the sums of dq, and of dk and dv, of one block and key head.
@@ -98,8 +106,10 @@ pub fn backward(cpu: &Cpu, saved: &Saved<'_, bf16>, cu_seqlens: &[u32], out: Gra
     let cut = Cut::new(cu_seqlens, block_len(dims), dims.kv_heads);
     let (q_len, kv_len) = sums(dims, block_len(dims));
     with_sums(cut.slots() * dims.kv_heads, dims, |q_sums, kv_sums| {
-        for distance in 0..cut.longest() {
+        let distances = cut.longest().min(blocks_seen(dims));
+        for distance in 0..distances {
             let cut = cut.apart(distance);
+            let last = distance + 1 == distances;
             let blocks = (
                 cut.pairs(),
                 cut.rows_mut(Side::Later, delta, dims.heads),
@@ -110,7 +120,7 @@ pub fn backward(cpu: &Cpu, saved: &Saved<'_, bf16>, cu_seqlens: &[u32], out: Gra
                 cut.slots_mut(Side::Earlier, kv_sums, kv_len),
             );
             cpu.blocks(blocks, |((queries, keys), delta, dq, dk, dv, q_sums, kv_sums)| {
-                let task = Task { level: cpu.level, saved, queries, keys };
+                let task = Task { level: cpu.level, saved, queries, keys, last };
                 task.run((q_sums, kv_sums), delta, dq, dk, dv);
             });
         }
@@ -153,6 +163,8 @@ struct Task<'a> {
     saved: &'a Saved<'a, bf16>,
     queries: Block,
     keys: Block,
+    /// Whether no blocks are further apart.
+    last: bool,
 }
 
 impl<'a> Task<'a> {
@@ -172,13 +184,13 @@ impl<'a> Task<'a> {
         mut dk: Rectangle<'_, bf16>,
         mut dv: Rectangle<'_, bf16>,
     ) {
-        let &Task { level, saved, queries, keys } = self;
+        let &Task { level, saved, queries, keys, last } = self;
         let dims = saved.dims;
         let (d, group, width) = (dims.head_dim, dims.group(), padded(dims.head_dim));
         let (rows, count) = (queries.rows() * group, keys.rows());
         let own_sums = q_sums.is_empty();
         let diagonal = queries.begin == keys.begin;
-        let mask = Mask { group, offset: (queries.begin - keys.begin) as isize, keys: count };
+        let mask = Mask::new(dims, queries.begin, keys.begin, count);
         let factor = dims.scale * std::f32::consts::LOG2_E;
         let lens = lens(dims, queries.rows(), count, own_sums);
         let (chunk_rows, height) = (lens[12], tile_height(level, count));
@@ -221,6 +233,12 @@ impl<'a> Task<'a> {
             for top in (0..rows).step_by(chunk_rows) {
                 let n = chunk_rows.min(rows - top);
                 let chunk = top..top + n;
+                let seen = mask.seen_by(chunk.clone());
+                if seen.is_empty() {
+                    // The window ends before: later queries see none of these keys either.
+                    break;
+                }
+                let lowest = seen.start / height * height;
                 self.heads(saved.d_o, true).copy(queries.begin, chunk.clone(), d_o);
                 self.load_stats(chunk.clone(), lse, delta, &mut delta_out, (diagonal, d_o, q));
                 self.heads(saved.q, true).copy(queries.begin, chunk.clone(), q);
@@ -231,11 +249,15 @@ impl<'a> Task<'a> {
 
                 for panel in 0..n.div_ceil(NR) {
                     let start = top + panel * NR;
-                    let seen = mask.seen(rows.min(start + NR) - 1);
+                    let seen = mask.seen_by(start..rows.min(start + NR));
+                    if seen.is_empty() {
+                        break;
+                    }
                     let [p, ds] = [&mut *p, &mut *ds].map(|x| &mut x[panel * count * NR..]);
                     let stats = (columns(lse, panel), columns(delta, panel));
                     let right = panel * d * NR..(panel + 1) * d * NR;
-                    for key in (0..seen).step_by(height) {
+                    let lowest = seen.start / height * height;
+                    for key in (lowest..seen.end).step_by(height) {
                         let m = height.min(count - key);
                         let [s, dp] = &mut tiles;
                         let product = |a: &[bf16], panel: &[bf16], out: &mut Tile| {
@@ -244,24 +266,31 @@ impl<'a> Task<'a> {
                         };
                         product(k, &q_nt[right.clone()], s);
                         product(v, &d_o_nt[right.clone()], dp);
-                        let first = |j: usize| mask.first_row(key + j).saturating_sub(start);
+                        let seeing = |j: usize| {
+                            let rows = mask.seeing(key + j..key + j + 1);
+                            rows.start.saturating_sub(start)..rows.end.saturating_sub(start)
+                        };
                         let (p, ds) = (&mut p[key * NR..], &mut ds[key * NR..]);
-                        gradients(level, factor, m, (s, dp), stats, first, p, ds);
+                        gradients(level, factor, m, (s, dp), stats, seeing, p, ds);
                     }
-                    bf16_pairs(level, ds, seen, ds_nn);
+                    // Products for dq begin with a whole square of turned keys.
+                    let seen = lowest / TURNED * TURNED..seen.end;
+                    ds[seen.start * NR..lowest * NR].fill(bf16::ZERO);
+                    bf16_pairs(level, &ds[seen.start * NR..], seen.len(), ds_nn);
                     let acc = &mut dq_acc[start * width..];
                     add_dq(level, (k_turned, width), (ds_nn, seen), d, acc, &mut tiles[0]);
                 }
 
-                for key in (0..count).step_by(height) {
-                    let first = mask.first_row(key).max(top) - top;
+                for key in (lowest..count).step_by(height) {
+                    let m = height.min(count - key);
+                    let seeing = mask.seeing(key..key + m);
+                    let (first, end) = (seeing.start.max(top) - top, seeing.end.min(top + n) - top);
                     if first >= n {
                         break;
                     }
-                    let m = height.min(count - key);
                     for (left, right, acc) in [(&*ds, &*q_nn, &mut *dk_acc), (p, d_o_nn, dv_acc)] {
                         for (c, right) in right.chunks(chunk_rows * NR).enumerate() {
-                            let parts = (first / NR..n.div_ceil(NR)).map(|panel| Part {
+                            let parts = (first / NR..end.div_ceil(NR)).map(|panel| Part {
                                 a: &left[(panel * count + key) * NR..],
                                 lda: NR,
                                 k: NR.min(n - panel * NR),
@@ -275,10 +304,10 @@ impl<'a> Task<'a> {
                 }
             }
 
-            if keys.begin == keys.start {
+            if last || keys.begin == keys.start {
                 store_dq(level, dims, dq_acc, rows, &mut dq);
             }
-            if queries.end == queries.stop {
+            if last || queries.end == queries.stop {
                 for key in 0..count {
                     let at = key * width..(key + 1) * width;
                     store(level, &dk_acc[at.clone()], dims.scale, dk.row(key));
@@ -292,7 +321,7 @@ impl<'a> Task<'a> {
     /// for which `o` lends room; the others read it.
     fn load_stats(
         &self,
-        chunk: std::ops::Range<usize>,
+        chunk: Range<usize>,
         lse: &mut [f32],
         delta: &mut [f32],
         delta_out: &mut Rectangle<'_, f32>,
@@ -344,11 +373,11 @@ fn bf16_pairs(level: Level, ds: &[bf16], keys: usize, out: &mut [bf16]) {
     bf16::pack_nn(level, ds, NR, keys, 0, NR, out);
 }
 
-/// dqᵀ += kᵀ·dSᵀ for 32 query rows: acc `[d][32]`.
+/// dqᵀ += kᵀ·dSᵀ for 32 query rows: acc `[d][32]`, dS packed from the first of `keys` on, a multiple of 64.
 fn add_dq(
     level: Level,
     (k_turned, width): (&[bf16], usize),
-    (ds, keys): (&[bf16], usize),
+    (ds, keys): (&[bf16], Range<usize>),
     d: usize,
     acc: &mut [f32],
     out: &mut Tile,
@@ -356,11 +385,11 @@ fn add_dq(
     let height = tile_height(level, d);
     for channel in (0..d).step_by(height) {
         let m = height.min(d - channel);
-        let parts = (0..keys.div_ceil(TURNED)).map(|i| Part {
+        let parts = (keys.start / TURNED..keys.end.div_ceil(TURNED)).map(|i| Part {
             a: &k_turned[(i * width + channel) * TURNED..],
             lda: TURNED,
-            k: TURNED.min(keys - i * TURNED),
-            panel: &ds[i * TURNED * NR..],
+            k: TURNED.min(keys.end - i * TURNED),
+            panel: &ds[(i * TURNED - keys.start) * NR..],
         });
         product(level, m, NR, parts, out);
         add(level, &out[..m * NR], &mut acc[channel * NR..], NR);

@@ -58,23 +58,26 @@ pub fn attend(
         heads.copy(0, 0..rows, q);
         max.fill(f32::NEG_INFINITY);
         sum.fill(0.0);
-        for first in (0..keys).step_by(STRETCH) {
+        // Stretches are counted from the document's start, wherever the window begins.
+        let skipped = dims.first_key(queries.position) / STRETCH * STRETCH;
+        for first in (skipped..keys).step_by(STRETCH) {
             let count = STRETCH.min(keys - first);
             let column = kv_head * d;
             pack_rows(level, &queries.k[first * kw + column..], kw, count, d, k);
             let values = (&queries.v[first * kw..], kw, column);
             pack_channels(level, values, count, d, (v, STRETCH * NR));
-            let offset = queries.position as isize - first as isize;
-            let mask = Mask { group, offset, keys: count };
+            let mask = Mask::new(dims, queries.position, first, count);
             for top in (0..rows).step_by(height) {
                 let bottom = rows.min(top + height);
-                let (n, seen) = (bottom - top, mask.seen(bottom - 1));
-                let panels = seen.div_ceil(NR);
-                if panels == 0 {
+                let (n, seen) = (bottom - top, mask.seen_by(top..bottom));
+                if seen.is_empty() {
                     continue;
                 }
-                let stride = height * NR;
-                for (panel, k) in k.chunks_exact(d * NR).take(panels).enumerate() {
+                // The panels that have a key that is seen; what follows counts from their first one.
+                let (panel, before) = (seen.start / NR, seen.start / NR * NR);
+                let (panels, stride) = (seen.end.div_ceil(NR) - panel, height * NR);
+                let packed = k[panel * d * NR..].chunks_exact(d * NR);
+                for (panel, k) in packed.take(panels).enumerate() {
                     let part = Part { a: &q[top * d..], lda: d, k: d, panel: k };
                     product(level, n, NR, [part].into_iter(), tile(&mut s[panel * stride..]));
                 }
@@ -83,15 +86,22 @@ pub fn attend(
                     sum: &mut sum[top..bottom],
                     rescale: &mut rescale[..n],
                 };
-                softmax(level, factor, (s, stride, panels), |r| mask.seen(top + r), stats, p);
+                let seen_by = |r: usize| {
+                    let seen = mask.seen(top + r);
+                    seen.start - before..seen.end - before
+                };
+                softmax(level, factor, (s, stride, panels), seen_by, stats, p);
                 // Pairs of keys: beyond those that are seen P is 0.
-                let depth = seen.next_multiple_of(2).min(count);
+                let depth = seen.end.next_multiple_of(2).min(count) - before;
+                // The first stretch that the tile sees anything of.
+                let fresh = first <= dims.first_key(queries.position + top / group);
                 for (c, v) in v.chunks(STRETCH * NR).enumerate() {
-                    let part = Part { a: p, lda: panels * NR, k: depth, panel: v };
+                    let panel = &v[before * NR..];
+                    let part = Part { a: p, lda: panels * NR, k: depth, panel };
                     let out = tile(s);
                     product(level, n, NR.min(d - c * NR), [part].into_iter(), out);
                     let acc = &mut acc[top * width + c * NR..];
-                    add(level, first == 0, &out[..n * NR], &rescale[..n], (acc, width));
+                    add(level, fresh, &out[..n * NR], &rescale[..n], (acc, width));
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Attention of bf16 tensors with bf16 dot products: operands, P and dS are bf16, sums f32.
 //!
 //! All products go through the tile GEMM's register tile, whose right operands are packed panels. Query
-//! rows are in the order of `tile::Mask`: a token's heads of one group follow each other, so a panel of
+//! rows are in the order of `Mask`: a token's heads of one group follow each other, so a panel of
 //! keys is packed once for all of them.
 
 mod backward;
@@ -12,7 +12,8 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::tile::{Mask, with_scratch};
+use super::mask::Mask;
+use super::tile::with_scratch;
 use super::{Dims, backward::Saved, forward::Queries};
 use crate::device::cpu::simd::NR;
 use crate::device::cpu::simd::product::tile_rows;
