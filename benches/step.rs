@@ -115,6 +115,8 @@ fn steps(c: &mut Criterion) {
             eps: 1e-8,
             weight_decay: 0.01,
             max_grad_norm: 1.0,
+            neftune_alpha: 0.0,
+            seed: 0,
             placement: Placement::Packed,
         };
         let dataset = Dataset::of(&documents(lengths));

@@ -4,6 +4,7 @@
     VENV/bin/python scripts/golden.py nf4       # NF4 and double quantisation
     VENV/bin/python scripts/golden.py tiny      # two small random Llamas: logits, gradients, losses
     VENV/bin/python scripts/golden.py wide      # one more with heads of 64, for GPU kernels
+    VENV/bin/python scripts/golden.py noise     # gradients under dropout and NEFTune (after tiny)
     VENV/bin/python scripts/golden.py families  # one of every model family
     VENV/bin/python scripts/golden.py adapters  # every kind of LoRA configuration on one of them
     VENV/bin/python scripts/golden.py bnb       # 4-bit directories as bitsandbytes writes them
@@ -33,6 +34,7 @@ def main():
     commands.add_parser("nf4", help="NF4 and double quantisation")
     commands.add_parser("tiny", help="two small random Llamas")
     commands.add_parser("wide", help="a small random Llama with heads of 64")
+    commands.add_parser("noise", help="gradients under dropout and NEFTune")
     commands.add_parser("families", help="a small random model of every family")
     commands.add_parser("adapters", help="every kind of LoRA configuration")
     commands.add_parser("bnb", help="4-bit directories as bitsandbytes writes them")
@@ -52,6 +54,10 @@ def main():
         import golden_tiny
 
         golden_tiny.make_wide(GOLDEN, print)
+    elif args.command == "noise":
+        import golden_noise
+
+        golden_noise.make(GOLDEN, print)
     elif args.command == "families":
         import golden_families
 

@@ -13,6 +13,7 @@ pub mod device;
 mod error;
 pub mod model;
 pub mod ops;
+pub mod philox;
 pub mod progress;
 pub mod quant;
 pub mod rng;

@@ -272,6 +272,8 @@ fn twenty_losses() {
         eps: number(&run["eps"]),
         weight_decay: number(&run["weight_decay"]),
         max_grad_norm: number(&run["max_grad_norm"]),
+        neftune_alpha: 0.0,
+        seed: 0,
         placement: Placement::Packed,
     };
     let schedule = Schedule {

@@ -43,6 +43,8 @@ fn allocations<E: GemmElement>(inside: bool) -> (usize, usize) {
         eps: 1e-8,
         weight_decay: 0.01,
         max_grad_norm: 1.0,
+        neftune_alpha: 0.0,
+        seed: 0,
         placement: Placement::Packed,
     };
     let cpu = tiny::cpu();

@@ -29,8 +29,6 @@ pub enum ConfigError {
     Targets { error: TargetError, at: String },
     #[error("`{key}` is not supported: {what}\n  at {at}")]
     NotSupported { key: String, what: &'static str, at: String },
-    #[error("`{key}` is {value}, which is not there yet\n  at {at}")]
-    NotThereYet { key: &'static str, value: String, at: String },
     #[error("`{key}` is missing\n  at {at}")]
     Missing { key: String, at: String, example: String },
     #[error("`{key}` is {value}, but `{other}` is {other_value}: {why}\n  at {at}")]
@@ -66,7 +64,6 @@ impl ConfigError {
             Self::Module { name, .. } => Some(module_hint(name)),
             Self::Targets { error, .. } => error.hint(),
             Self::NotSupported { .. } => Some("leave it out".into()),
-            Self::NotThereYet { key, .. } => Some(format!("leave `{key}` out, or set it to 0")),
             Self::Conflict { advice, .. } => Some(advice.to_string()),
             Self::UnknownKey { nearest: Some(nearest), .. } => {
                 Some(format!("did you mean `{nearest}`?"))

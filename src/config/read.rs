@@ -274,22 +274,7 @@ impl RunFile {
             ));
         }
         self.lora.check(source)?;
-        self.check_not_there_yet(source)?;
         self.check_device(source)
-    }
-
-    /// Keys that are understood, and do not work yet.
-    fn check_not_there_yet(&self, source: &Source) -> Result<(), ConfigError> {
-        for (key, value) in [
-            ("lora.lora_dropout", self.lora.lora_dropout),
-            ("train.neftune_alpha", self.train.neftune_alpha),
-        ] {
-            if value != 0.0 {
-                let (value, at) = (value.to_string(), source.place(key));
-                return Err(ConfigError::NotThereYet { key, value, at });
-            }
-        }
-        Ok(())
     }
 
     /// What a device cannot do.

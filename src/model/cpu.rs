@@ -52,7 +52,9 @@ impl<E: GemmElement> CpuEngine<E> {
         let columns = |layer: usize, group: Group| {
             copy.as_ref().map_or(0, |copy| copy.group(layer, group).columns)
         };
-        let plan = llama::build(config, kind, Target::Cpu { element: size_of::<E>() }, &columns);
+        let target = Target::Cpu { element: size_of::<E>() };
+        let dropout = copy.as_ref().is_some_and(|copy| copy.layout.dropout > 0.0);
+        let plan = llama::build(config, kind, target, &columns, dropout);
         let memory = Memory::new(plan.program.specs(), placement);
         let positions = config.max_position_embeddings;
         let rope =

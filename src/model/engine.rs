@@ -15,6 +15,7 @@ use crate::adapter::Adapter;
 use crate::device::cpu::GemmElement;
 use crate::device::memory::Placement;
 use crate::ops::{ShapeError, adamw};
+use crate::philox::Moment;
 
 /// A program could not be built or run.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,15 @@ pub struct Inputs<'a> {
     pub targets: &'a [u32],
     /// Multiplies the loss's gradient: one over the loss tokens of the accumulated step.
     pub loss_scale: f32,
+    pub noise: Noise,
+}
+
+/// The randomness of a training run's micro-batch: dropout's masks, and NEFTune's noise.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Noise {
+    pub moment: Moment,
+    /// 0: no noise on the embeddings.
+    pub neftune_alpha: f64,
 }
 
 impl<'a> Inputs<'a> {
@@ -67,6 +77,7 @@ impl<'a> Inputs<'a> {
             positions: &batch.loss_positions,
             targets: &batch.targets,
             loss_scale,
+            noise: Noise::default(),
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::engine::{Engine, EngineError, Inputs};
+use super::engine::{Engine, EngineError, Inputs, Noise};
 use super::kv_cache::KvCache;
 use super::llama::Kind;
 use super::loaded::Loaded;
@@ -229,6 +229,7 @@ impl<E: GemmElement> Generator<E> {
             positions: &positions,
             targets: &[],
             loss_scale: 0.0,
+            noise: Noise::default(),
         };
         self.engine.execute(&inputs, Some(&mut self.cache))?;
         self.cache.advance(&cu_seqlens);

@@ -82,20 +82,22 @@ pub struct LlamaProgram {
 /// Columns of V and U of a group in a layer; 0 where nothing is adapted.
 pub type Columns<'a> = &'a dyn Fn(usize, Group) -> usize;
 
-/// Builds the program.
+/// Builds the program. `dropout`: adapters drop a share of their inputs when they are trained.
 pub fn build(
     config: &LlamaConfig,
     kind: Kind,
     target: Target<'_>,
     columns: Columns<'_>,
+    dropout: bool,
 ) -> LlamaProgram {
     let element = match target {
         Target::Cpu { element } => element,
         Target::Cuda { .. } => size_of::<half::bf16>(),
     };
     let tokens = kind.tokens();
+    let dropout = dropout && matches!(kind, Kind::Train { .. });
     let mut builder =
-        Builder { config, kind, tokens, target, element, columns, p: Program::default() };
+        Builder { config, kind, tokens, target, element, columns, dropout, p: Program::default() };
     builder.run()
 }
 
@@ -134,6 +136,7 @@ struct Builder<'a> {
     target: Target<'a>,
     element: usize,
     columns: Columns<'a>,
+    dropout: bool,
     p: Program,
 }
 
@@ -157,6 +160,9 @@ impl Builder<'_> {
         let layers = self.config.num_hidden_layers;
         let mut residual = self.act("residual.0".into(), hidden);
         self.p.push("embedding", Op::Embedding { out: residual });
+        if let Kind::Train { .. } = self.kind {
+            self.p.push("neftune", Op::Neftune { x: residual });
+        }
         let mut saved: Vec<Saved> = Vec::with_capacity(layers);
         let mut mlp_out = None;
         for layer in 0..layers {
@@ -288,9 +294,47 @@ impl Builder<'_> {
             return None;
         }
         let v = self.act(format!("lora_v.{group:?}.{layer}"), columns);
-        let name = op_name(layer, &format!("{}.lora_down", group.name()));
-        self.p.push(name, Op::LoraDown { layer, group, x, v });
+        if self.dropout {
+            self.dropped_lora_down(layer, group, x, v);
+        } else {
+            let name = op_name(layer, &format!("{}.lora_down", group.name()));
+            self.p.push(name, Op::LoraDown { layer, group, x, v });
+        }
         Some(v)
+    }
+
+    /// As [`Builder::lora_down`], each adapter with a mask of its own.
+    fn dropped_lora_down(&mut self, layer: usize, group: Group, x: Buffer, v: Buffer) {
+        for &linear in group.linears() {
+            let name = op_name(layer, &format!("{}.lora_down", linear.name()));
+            let dropped = self.act(format!("dropped.{name}"), linear.shape(self.config).1);
+            self.p.push(name, Op::DroppedLoraDown { layer, linear, x, dropped, v });
+        }
+    }
+
+    /// As [`Builder::grad_down`], with the masks of the forward pass.
+    fn dropped_grad_down(
+        &mut self,
+        layer: usize,
+        group: Group,
+        u: Buffer,
+        x: Buffer,
+        scratch: GradScratch,
+    ) {
+        for &linear in group.linears() {
+            let name = op_name(layer, &format!("{}.lora_grad_a", linear.name()));
+            let dropped = self.act(format!("dropped.{name}"), linear.shape(self.config).1);
+            self.p.push(name, Op::DroppedLoraGradDown { layer, linear, u, x, dropped, scratch });
+        }
+    }
+
+    /// What each adapter adds to dx, behind its mask.
+    fn dropped_lora_up(&mut self, layer: usize, group: Group, u: Buffer, dx: Buffer) {
+        for &linear in group.linears() {
+            let name = op_name(layer, &format!("{}.lora_up.backward", linear.name()));
+            let t = self.act(name.clone(), linear.shape(self.config).1);
+            self.p.push(name, Op::DroppedLoraUp { layer, linear, u, t, dx });
+        }
     }
 
     fn linear(&mut self, layer: usize, linear: Linear, x: Buffer, v: Option<Buffer>) -> Buffer {
@@ -499,7 +543,12 @@ impl Builder<'_> {
             let scratch = self.backward_scratch(layer, group);
             let name = op_name(layer, &format!("{}.backward", group.name()));
             let dy = dy.to_vec();
-            self.p.push(name, Op::LinearBackward { layer, group, dy, u, dx, scratch });
+            // With dropout the adapters' part has a mask of its own, and is added afterwards.
+            let inside = u.filter(|_| !self.dropout);
+            self.p.push(name, Op::LinearBackward { layer, group, dy, u: inside, dx, scratch });
+            if let Some(u) = u.filter(|_| self.dropout) {
+                self.dropped_lora_up(layer, group, u, dx);
+            }
         }
         u
     }
@@ -512,10 +561,12 @@ impl Builder<'_> {
         x: Buffer,
         scratch: GradScratch,
     ) {
-        if let Some(u) = u {
-            let name = op_name(layer, &format!("{}.lora_grad_a", group.name()));
-            self.p.push(name, Op::LoraGradDown { layer, group, u, x, scratch });
+        let Some(u) = u else { return };
+        if self.dropout {
+            return self.dropped_grad_down(layer, group, u, x, scratch);
         }
+        let name = op_name(layer, &format!("{}.lora_grad_a", group.name()));
+        self.p.push(name, Op::LoraGradDown { layer, group, u, x, scratch });
     }
 
     fn norm_again(&mut self, layer: usize, part: &str, x: Buffer, norm: Norm) -> Buffer {

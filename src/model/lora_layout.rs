@@ -85,15 +85,16 @@ impl GroupLayout {
 
     /// Where the group's dA's go in the flat gradients.
     pub fn a_parts(&self) -> impl Iterator<Item = Part> + Clone {
-        self.slots.iter().map(|(_, slot)| Part {
-            column: slot.column,
-            r: slot.r,
-            offset: slot.module.a,
-        })
+        self.slots.iter().map(|(_, slot)| Part { column: slot.column, ..slot.a_part() })
     }
 }
 
 impl Slot {
+    /// Where dA goes in the flat gradients, for a left operand that begins at this slot's column.
+    pub fn a_part(&self) -> Part {
+        Part { column: 0, r: self.r, offset: self.module.a }
+    }
+
     /// Where dB goes in the flat gradients, for a left operand that begins at this slot's column.
     pub fn b_part(&self) -> Part {
         Part { column: 0, r: self.r, offset: self.module.b }
@@ -108,6 +109,8 @@ impl Slot {
 /// Where all of an adapter lies.
 #[derive(Clone, Debug)]
 pub struct AdapterLayout {
+    /// The share of its inputs that an adapter in training drops.
+    pub dropout: f64,
     groups: Vec<[GroupLayout; 4]>,
     /// Elements of the working copy.
     pub len: usize,
@@ -156,7 +159,7 @@ impl AdapterLayout {
         if let Some(path) = by_path.into_keys().min() {
             return Err(LayoutError::UnknownModule { path: path.to_string() });
         }
-        Ok(Self { groups, len })
+        Ok(Self { dropout: adapter.config.lora_dropout, groups, len })
     }
 
     /// The layout of one group.

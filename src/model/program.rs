@@ -78,6 +78,8 @@ impl Norm {
 pub enum Op {
     /// out = embed_tokens[tokens]
     Embedding { out: Buffer },
+    /// x += noise, where the run has some
+    Neftune { x: Buffer },
     /// out = residual + x
     Add { x: Buffer, residual: Buffer, out: Buffer },
     /// y = norm(x); keeps rstd
@@ -86,6 +88,8 @@ pub enum Op {
     AddNorm { x: Buffer, residual: Buffer, out: Buffer, norm: Norm, y: Buffer, rstd: Buffer },
     /// v = s·x·Aᵀ for every adapter of the group
     LoraDown { layer: usize, group: Group, x: Buffer, v: Buffer },
+    /// v = s·dropped·Aᵀ into the linear's columns; dropped = mask ∘ x / (1 − p)
+    DroppedLoraDown { layer: usize, linear: Linear, x: Buffer, dropped: Buffer, v: Buffer },
     /// y = x·Wᵀ (+ v·Bᵀ); `scratch` holds W decoded, where the device takes that way
     Linear {
         layer: usize,
@@ -121,6 +125,17 @@ pub enum Op {
     LoraGradUp { layer: usize, linear: Linear, v: Buffer, dy: Buffer, scratch: GradScratch },
     /// dA += uᵀ·x for every adapter of the group
     LoraGradDown { layer: usize, group: Group, u: Buffer, x: Buffer, scratch: GradScratch },
+    /// dA += uᵀ·dropped of one adapter, with the mask of the forward pass
+    DroppedLoraGradDown {
+        layer: usize,
+        linear: Linear,
+        u: Buffer,
+        x: Buffer,
+        dropped: Buffer,
+        scratch: GradScratch,
+    },
+    /// dx += mask ∘ t / (1 − p); t = u·A of one adapter
+    DroppedLoraUp { layer: usize, linear: Linear, u: Buffer, t: Buffer, dx: Buffer },
     /// dx = Σ over the group of dy·W (+ u·A); `scratch` holds the W's decoded, one behind the other
     LinearBackward {
         layer: usize,
@@ -173,9 +188,13 @@ impl Op {
     pub fn name(&self) -> &'static str {
         match self {
             Op::Embedding { .. } => "embedding",
+            Op::Neftune { .. } => "neftune",
             Op::Add { .. } => "add",
             Op::Norm { .. } | Op::AddNorm { .. } => "rms_norm",
             Op::LoraDown { .. } => "lora_down",
+            Op::DroppedLoraDown { .. } => "dropout and lora_down",
+            Op::DroppedLoraGradDown { .. } => "dropout and lora_grad",
+            Op::DroppedLoraUp { .. } => "dropout and lora_up",
             Op::Linear { .. } => "linear",
             Op::Rope { .. } => "rope",
             Op::Attention { .. } => "attention",
@@ -197,10 +216,16 @@ impl Op {
     fn buffers(&self) -> Vec<Buffer> {
         match self {
             Op::Embedding { out } => vec![*out],
+            Op::Neftune { x } => vec![*x],
             Op::Add { x, residual, out } => vec![*x, *residual, *out],
             Op::Norm { x, y, rstd, .. } => vec![*x, *y, *rstd],
             Op::AddNorm { x, residual, out, y, rstd, .. } => vec![*x, *residual, *out, *y, *rstd],
             Op::LoraDown { x, v, .. } => vec![*x, *v],
+            Op::DroppedLoraDown { x, dropped, v, .. } => vec![*x, *dropped, *v],
+            Op::DroppedLoraGradDown { u, x, dropped, scratch, .. } => {
+                vec![*u, *x, *dropped, scratch.stack, scratch.product]
+            }
+            Op::DroppedLoraUp { u, t, dx, .. } => vec![*u, *t, *dx],
             Op::Linear { x, v, y, scratch, .. } => {
                 [*x, *y].into_iter().chain(*v).chain(*scratch).collect()
             }

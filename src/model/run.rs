@@ -1,7 +1,11 @@
 //! Runs the ops of a program: which slices of which buffers each one gets.
 
 mod backward;
+mod dropout;
 mod forward;
+
+#[cfg(feature = "cuda")]
+pub(super) use dropout::mask;
 
 use super::config::{Linear, LlamaConfig};
 use super::engine::Inputs;
@@ -42,12 +46,22 @@ impl<E: GemmElement> Run<'_, E> {
     pub fn op(&mut self, op: &Op, cache: Option<&mut KvCache<E>>) -> Result<(), ShapeError> {
         match *op {
             Op::Embedding { out } => self.embedding(out),
+            Op::Neftune { x } => self.neftune(x),
             Op::Add { x, residual, out } => self.add(x, residual, out),
             Op::Norm { x, norm, y, rstd } => self.norm(x, norm, y, rstd),
             Op::AddNorm { x, residual, out, norm, y, rstd } => {
                 self.add_norm(x, residual, out, norm, y, rstd)
             }
             Op::LoraDown { layer, group, x, v } => self.lora_down(layer, group, x, v),
+            Op::DroppedLoraDown { layer, linear, x, dropped, v } => {
+                self.dropped_lora_down(layer, linear, x, dropped, v)
+            }
+            Op::DroppedLoraGradDown { layer, linear, u, x, dropped, scratch } => {
+                self.dropped_lora_grad_down(layer, linear, u, x, dropped, scratch)
+            }
+            Op::DroppedLoraUp { layer, linear, u, t, dx } => {
+                self.dropped_lora_up(layer, linear, u, t, dx)
+            }
             Op::Linear { layer, linear, x, v, y, .. } => self.linear(layer, linear, x, v, y),
             Op::Rope { q, k } => self.rope(q, k, rope::forward::<E>),
             Op::RopeBackward { dq, dk } => self.rope(dq, dk, rope::backward::<E>),

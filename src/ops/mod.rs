@@ -6,12 +6,15 @@
 pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
+pub mod dropout;
 pub mod embedding;
 pub mod gemm_bf16;
 pub mod head;
 pub mod linear;
 pub mod lora_down;
 pub mod lora_grad;
+pub mod lora_up;
+pub mod neftune;
 pub mod nf4_dequantize;
 pub mod nf4_linear;
 pub mod nf4_quantize;
@@ -43,15 +46,17 @@ pub enum LaunchError {
 
 /// The kernels that running a model takes.
 #[cfg(feature = "cuda")]
-pub fn cuda_sources() -> [&'static crate::device::cuda::Source; 13] {
+pub fn cuda_sources() -> [&'static crate::device::cuda::Source; 15] {
     [
         &adamw::cuda::SOURCE,
         &attention::cuda::SOURCE,
         &attention::cuda::BACKWARD_SOURCE,
         &cross_entropy::cuda::SOURCE,
+        &dropout::cuda::SOURCE,
         &embedding::cuda::SOURCE,
         &gemm_bf16::cuda::SOURCE,
         &lora_grad::cuda::SOURCE,
+        &neftune::cuda::SOURCE,
         &nf4_dequantize::cuda::SOURCE,
         &nf4_linear::cuda::SOURCE,
         &reduce::cuda::SOURCE,

@@ -153,6 +153,8 @@ fn trainer_options(micro_batch_tokens: usize) -> TrainerOptions {
         eps: 1e-8,
         weight_decay: 0.01,
         max_grad_norm: 1.0,
+        neftune_alpha: 0.0,
+        seed: 0,
         placement: Placement::Packed,
     }
 }

@@ -4,7 +4,7 @@ use crate::adapter::{Adapter, LoraModule};
 use crate::device::cpu::GemmElement;
 use crate::device::memory::Placement;
 use crate::model::batch::MicroBatch;
-use crate::model::engine::Inputs;
+use crate::model::engine::{Inputs, Noise};
 use crate::model::kv_cache::KvCache;
 use crate::model::llama::Kind;
 use crate::model::{Engine, EngineError};
@@ -96,6 +96,7 @@ fn logits<E: GemmElement>(
         positions: &positions,
         targets: &[],
         loss_scale: 0.0,
+        noise: Noise::default(),
     };
     engine.execute(&inputs, Some(&mut cache))?;
     Ok(engine.logits().to_vec())

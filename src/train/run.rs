@@ -297,6 +297,8 @@ fn go<E: GemmElement>(
             0.0 => f64::INFINITY,
             norm => norm,
         },
+        neftune_alpha: run.train.neftune_alpha,
+        seed: run.train.seed,
         placement: Placement::Packed,
     };
     if base.device.is_gpu() {

@@ -7,9 +7,11 @@ use crate::adapter::Adapter;
 use crate::device::cpu::{Cpu, GemmElement};
 use crate::device::memory::Placement;
 use crate::model::batch::MicroBatch;
+use crate::model::engine::{Inputs, Noise};
 use crate::model::llama::Kind;
 use crate::model::{Engine, EngineError, Loaded};
 use crate::ops::{adamw, reduce};
+use crate::philox::Moment;
 
 /// What stays the same from step to step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,6 +24,10 @@ pub struct TrainerOptions {
     pub weight_decay: f64,
     /// Gradients are scaled down to this norm; infinite: never.
     pub max_grad_norm: f64,
+    /// NEFTune's alpha; 0: no noise.
+    pub neftune_alpha: f64,
+    /// Of the noise and of dropout's masks.
+    pub seed: u64,
     pub placement: Placement,
 }
 
@@ -148,7 +154,8 @@ impl<E: GemmElement> Trainer<E> {
         self.engine.zero_grads().map_err(failed)?;
         let mut loss = 0.0;
         for (i, batch) in batches.iter().enumerate() {
-            self.engine.run(batch, loss_scale).map_err(failed)?;
+            let inputs = Inputs { noise: self.noise(step, i), ..Inputs::of(batch, loss_scale) };
+            self.engine.execute(&inputs, None).map_err(failed)?;
             let sum = self.engine.losses().iter().map(|&x| f64::from(x)).sum::<f64>();
             if !sum.is_finite() {
                 self.check_parameters(step)?;
@@ -169,6 +176,13 @@ impl<E: GemmElement> Trainer<E> {
             loss_tokens,
             seconds: start.elapsed().as_secs_f64(),
         })
+    }
+
+    /// The randomness of a micro-batch: of its place in the run alone, so that a run can be gone on with.
+    fn noise(&self, step: u64, micro_batch: usize) -> Noise {
+        let TrainerOptions { seed, neftune_alpha, .. } = self.options;
+        let moment = Moment { seed, step: step as u32, micro_batch: micro_batch as u32 };
+        Noise { moment, neftune_alpha }
     }
 
     /// Every parameter of the adapter is finite; `step` is for the error.

@@ -4,7 +4,7 @@ use dayrun::adapter::Adapter;
 use dayrun::device::cpu::GemmElement;
 use dayrun::device::memory::Placement;
 use dayrun::model::batch::MicroBatch;
-use dayrun::model::engine::Inputs;
+use dayrun::model::engine::{Inputs, Noise};
 use dayrun::model::kv_cache::KvCache;
 use dayrun::model::llama::Kind;
 use dayrun::model::{Engine, Loaded};
@@ -72,6 +72,7 @@ pub fn logits_on<E: GemmElement>(
         positions: &positions,
         targets: &[],
         loss_scale: 1.0,
+        noise: Noise::default(),
     };
     engine.execute(&inputs, Some(&mut cache)).unwrap();
     engine.logits().to_vec()

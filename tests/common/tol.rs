@@ -98,6 +98,20 @@ pub const TWIN: f64 = 2.0;
 /// `quick_exp` is off by up to 2^-17, so many times the unit roundoff of f32. Its own test holds it to that.
 pub const QUICK_EXP_STEPS: usize = 1 << 7;
 
+/// How often something of probability `p` happens in `n` independent tries: the mean, and how far from it is
+/// allowed: 5 standard deviations, which chance passes once in two million.
+pub fn binomial(n: usize, p: f64) -> (f64, f64) {
+    let n = n as f64;
+    (n * p, 5.0 * (n * p * (1.0 - p)).sqrt())
+}
+
+/// How far the mean, and the mean square, of `n` draws from [-1, 1) may be from 0 and 1/3: 5 of their standard
+/// deviations, sqrt(1/3n) and sqrt((1/5 - 1/9)/n).
+pub fn uniform_moments(n: usize) -> (f64, f64) {
+    let n = n as f64;
+    (5.0 * (1.0 / 3.0 / n).sqrt(), 5.0 * ((1.0 / 5.0 - 1.0 / 9.0) / n).sqrt())
+}
+
 /// Roundings of f64 when serde_json reads one: the digits, the power of ten, and their product.
 pub const READ_JSON: usize = 3;
 

@@ -9,7 +9,7 @@ use dayrun::device::memory::Placement;
 use dayrun::model::batch::MicroBatch;
 use dayrun::model::config::Linear;
 use dayrun::model::cuda::{Gpu, GpuError, Needs};
-use dayrun::model::engine::Inputs;
+use dayrun::model::engine::{Inputs, Noise};
 use dayrun::model::generate::{Generator, Limits, Sampling};
 use dayrun::model::kv_cache::KvCache;
 use dayrun::model::llama::Kind;
@@ -201,6 +201,7 @@ fn generates_logits_from_a_cache() {
                     positions: &positions,
                     targets: &[],
                     loss_scale: 0.0,
+                    noise: Noise::default(),
                 };
                 engine.execute(&inputs, Some(&mut cache)).unwrap();
                 cache.advance(&cu_seqlens);
@@ -252,6 +253,8 @@ const OPTIONS: TrainerOptions = TrainerOptions {
     eps: 1e-8,
     weight_decay: 0.01,
     max_grad_norm: 1.0,
+    neftune_alpha: 0.0,
+    seed: 0,
     placement: Placement::Packed,
 };
 

@@ -8,7 +8,7 @@ use dayrun::device::cpu::{Cpu, Element, GemmElement};
 use dayrun::device::memory::Placement;
 use dayrun::model::batch::MicroBatch;
 use dayrun::model::config::Linear;
-use dayrun::model::engine::Inputs;
+use dayrun::model::engine::{Inputs, Noise};
 use dayrun::model::kv_cache::KvCache;
 use dayrun::model::llama::Kind;
 use dayrun::model::weights::Weights;
@@ -68,6 +68,7 @@ pub fn logits_in_pieces<E: GemmElement>(
             positions: &all[..end - start],
             targets: &[],
             loss_scale: 0.0,
+            noise: Noise::default(),
         };
         engine.execute(&inputs, Some(&mut cache)).unwrap();
         cache.advance(&cu_seqlens);

@@ -171,6 +171,7 @@ impl CudaEngine {
             batch,
             memory,
             loss_scale: inputs.loss_scale,
+            noise: inputs.noise,
             n: inputs.tokens.len(),
             p: inputs.positions.len(),
         };

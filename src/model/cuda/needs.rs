@@ -116,7 +116,8 @@ pub(super) fn program(
         layout.map_or(0, |layout: &AdapterLayout| layout.group(layer, group).columns)
     };
     let splits = lora_grad::cuda::splits(kind.tokens());
-    llama::build(config, kind, Target::Cuda { dispatch, splits }, &columns)
+    let dropout = layout.is_some_and(|layout| layout.dropout > 0.0);
+    llama::build(config, kind, Target::Cuda { dispatch, splits }, &columns, dropout)
 }
 
 /// What a model and an adapter need before a program is chosen.

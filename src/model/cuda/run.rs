@@ -1,6 +1,7 @@
 //! Runs the ops of a program on the device: which part of which buffer each one gets.
 
 mod backward;
+mod dropout;
 mod forward;
 
 use half::bf16;
@@ -13,6 +14,7 @@ use crate::device::cuda::{Cuda, Memory, View, ViewMut};
 use crate::device::memory::Buffer;
 use crate::model::config::LlamaConfig;
 use crate::model::dispatch::Dispatch;
+use crate::model::engine::Noise;
 use crate::model::program::Op;
 use crate::ops::{LaunchError, check_at_least, rope};
 
@@ -48,6 +50,7 @@ pub struct Run<'a> {
     pub batch: &'a Batch,
     pub memory: &'a mut Memory,
     pub loss_scale: f32,
+    pub noise: Noise,
     pub n: usize,
     pub p: usize,
 }
@@ -57,12 +60,22 @@ impl Run<'_> {
     pub fn op(&mut self, op: &Op, cache: Option<&mut GpuCache>) -> Result<(), LaunchError> {
         match *op {
             Op::Embedding { out } => self.embedding(out),
+            Op::Neftune { x } => self.neftune(x),
             Op::Add { x, residual, out } => self.add(x, residual, out),
             Op::Norm { x, norm, y, rstd } => self.norm(x, norm, y, rstd),
             Op::AddNorm { x, residual, out, norm, y, rstd } => {
                 self.add_norm(x, residual, out, norm, y, rstd)
             }
             Op::LoraDown { layer, group, x, v } => self.lora_down(layer, group, x, v),
+            Op::DroppedLoraDown { layer, linear, x, dropped, v } => {
+                self.dropped_lora_down(layer, linear, x, dropped, v)
+            }
+            Op::DroppedLoraGradDown { layer, linear, u, x, dropped, scratch } => {
+                self.dropped_lora_grad_down(layer, linear, u, x, dropped, scratch)
+            }
+            Op::DroppedLoraUp { layer, linear, u, t, dx } => {
+                self.dropped_lora_up(layer, linear, u, t, dx)
+            }
             Op::Linear { layer, linear, x, v, y, scratch } => {
                 self.linear(layer, linear, x, v, y, scratch)
             }

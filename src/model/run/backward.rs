@@ -153,11 +153,13 @@ impl<E: GemmElement> Run<'_, E> {
     ) -> Result<(), ShapeError> {
         let n = self.n;
         let n_in = group.linears()[0].shape(self.config).1;
+        // With dropout there is no u: what the adapters add comes later.
+        let adapter = self.adapter.filter(|_| u.is_some());
         // Up to three dy's and u, always four borrows: the first dy stands in where one is missing.
         let dy = |i: usize| dy.get(i).copied().unwrap_or(dy[0]);
         let (dys, u) = ([dy(0), dy(1), dy(2)], u.unwrap_or(dy(0)));
         let linears = group.linears();
-        let (weights, config, adapter) = (self.weights, self.config, self.adapter);
+        let (weights, config) = (self.weights, self.config);
         let ([dy0, dy1, dy2, u], [dx]) = self.memory.borrow([dys[0], dys[1], dys[2], u], [dx]);
         let dys = [dy0, dy1, dy2];
         let term = |i: usize| {

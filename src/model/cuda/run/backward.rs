@@ -169,7 +169,8 @@ impl Run<'_> {
         let linears = group.linears();
         let n_in = linears[0].shape(config).1;
         let fused = linears.iter().all(|l| self.dispatch.backward_is_fused(l.shape(config), n));
-        let adapter = self.adapter.as_deref();
+        // With dropout there is no u: what the adapters add comes later.
+        let adapter = self.adapter.as_deref().filter(|_| u.is_some());
         // Up to three dy's and u, always four borrows: the first dy stands in where one is missing.
         let dy = |i: usize| dy.get(i).copied().unwrap_or(dy[0]);
         let reads = [dy(0), dy(1), dy(2), u.unwrap_or(dy(0))];

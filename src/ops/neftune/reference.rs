@@ -1,0 +1,24 @@
+//! NEFTune in plain f64.
+
+use super::STREAM;
+use crate::philox::Moment;
+
+/// x with its noise.
+pub fn forward(
+    alpha: f64,
+    moment: Moment,
+    cu_seqlens: &[u32],
+    hidden: usize,
+    x: &[f64],
+) -> Vec<f64> {
+    let mut out = x.to_vec();
+    for pair in cu_seqlens.windows(2) {
+        let length = f64::from(pair[1] - pair[0]);
+        let magnitude = alpha / (length * hidden as f64).sqrt();
+        for i in pair[0] as usize * hidden..pair[1] as usize * hidden {
+            let word = moment.words(STREAM, (i / 4) as u32)[i % 4];
+            out[i] += magnitude * f64::from(word as i32) / 2f64.powi(31);
+        }
+    }
+    out
+}
