@@ -326,6 +326,40 @@ fn a_whole_run_and_what_it_leaves() {
     assert!(before.to_bits() == perplexity.to_bits(), "{before} is not {perplexity}");
 }
 
+#[test]
+fn a_run_on_a_base_that_is_not_quantised() {
+    let dir = project();
+    let dir = dir.path();
+    let output =
+        run(dir, &["train", "run.toml", "--set", "model.quantization=none", "--out", "plain"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let readme = std::fs::read_to_string(dir.join("plain/adapter/README.md")).unwrap();
+    assert!(readme.contains("| held in training as | bf16, not quantised |"), "{readme}");
+    // The run directory says how its base is held, and what is made from it holds it so.
+    let summary = std::fs::read_to_string(dir.join("plain/summary.json")).unwrap();
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    let perplexity = summary["perplexity_after"].as_f64().unwrap();
+    let says = |args: &[&str]| {
+        let output = run(dir, args);
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let wanted = format!("perplexity {perplexity:.4}");
+    assert!(says(&["eval", "--run", "plain"]).contains(&wanted), "{wanted}");
+    assert!(!says(&["eval", "--run", "plain", "--quantization", "nf4"]).contains(&wanted));
+    says(&["generate", "--run", "plain", "--max-new-tokens", "4", "2 and 2 is"]);
+    let tiny = tiny();
+    let bench = ["bench", "train", "--model", tiny.to_str().unwrap(), "--quantization", "none"];
+    let bench = says(&[&bench[..], &["--seq", "32", "--steps", "1", "--warmup", "0"]].concat());
+    assert!(bench.contains("the base's linears in bf16, not quantised"), "{bench}");
+    // A base that is in 4 bits already is none.
+    let bnb = root().join("tests/golden/tiny/bnb");
+    let bnb = format!("model.path={bnb:?}");
+    let args = ["train", "run.toml", "--set", "model.quantization=none", "--set", &bnb];
+    let (code, text) = refusal(dir, &[&args[..], &["--out", "other"]].concat());
+    assert!(code == 1 && text.contains("quantised already"), "{text}");
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_saves_the_adapter() {

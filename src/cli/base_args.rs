@@ -6,7 +6,7 @@ use super::Terminal;
 use super::device_args::DeviceArgs;
 use super::output::Failure;
 use crate::adapter::{Adapter, peft};
-use crate::config::{self, ComputeDtype, RunFile, Threads};
+use crate::config::{self, ComputeDtype, Quantization, RunFile, Threads};
 use crate::train::Base;
 use crate::train::device::Request;
 
@@ -29,6 +29,9 @@ pub struct BaseArgs {
     /// Type of the activations: bf16 or f32; without it, the run's, or bf16.
     #[arg(long, value_name = "TYPE", value_parser = dtype)]
     compute_dtype: Option<ComputeDtype>,
+    /// How the base's linear layers are held: nf4 or none (as published); without it, the run's, or nf4.
+    #[arg(long, value_name = "TYPE", value_parser = quantization)]
+    quantization: Option<Quantization>,
     /// CPU threads: a number, or auto for as many as may run at once.
     #[arg(long, value_name = "N")]
     threads: Option<Threads>,
@@ -41,6 +44,14 @@ pub(super) fn dtype(text: &str) -> Result<ComputeDtype, String> {
         "bf16" => Ok(ComputeDtype::Bf16),
         "f32" => Ok(ComputeDtype::F32),
         _ => Err("expected bf16 or f32".into()),
+    }
+}
+
+pub(super) fn quantization(text: &str) -> Result<Quantization, String> {
+    match text {
+        "nf4" => Ok(Quantization::Nf4),
+        "none" => Ok(Quantization::None),
+        _ => Err("expected nf4 or none".into()),
     }
 }
 
@@ -78,6 +89,7 @@ impl BaseArgs {
             run.model.path = model.clone();
         }
         run.train.compute_dtype = self.compute_dtype.unwrap_or(run.train.compute_dtype);
+        run.model.quantization = self.quantization.unwrap_or(run.model.quantization);
         self.device.lay_over(&mut run.train)?;
         let dir = match (&self.adapter, &self.run) {
             (Some(dir), _) => Some(dir.clone()),

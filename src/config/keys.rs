@@ -24,8 +24,10 @@ section! {
         /// the Hub. Without it, that of hf://org/name, or the path.
         name: Option<String> = None, "a name", |_| true,
             example "\"HuggingFaceTB/SmolLM2-135M-Instruct\"";
-        /// How the base's linear layers are stored. "nf4" is QLoRA's 4-bit type.
-        quantization: Quantization = Quantization::Nf4, "\"nf4\"", |_| true;
+        /// How the base's linear layers are held. "nf4" is QLoRA's 4-bit type. "none" is plain LoRA: weights as
+        /// they are published, in bf16 (where they are in more, rounded to it; with train.compute_dtype = "f32"
+        /// unrounded). Everything but these layers is in bf16 in any case.
+        quantization: Quantization = Quantization::Nf4, "\"nf4\" or \"none\"", |_| true;
         /// Quantise the 4-bit blocks' scales once more, to 8 bits (saves 0.37 bits a weight).
         double_quant: bool = true, "true (single quantisation is not there yet)", |v| *v;
     }

@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How the base's linears are stored.
+/// How the base's linears are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Quantization {
     Nf4,
+    /// As they are: plain LoRA.
+    None,
 }
 
 /// Type of the activations.

@@ -56,6 +56,11 @@ impl Bytes {
         let _ = (map, first, len);
     }
 
+    /// Whether they lie in a mapped file.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.storage, Storage::Mapped(_))
+    }
+
     /// The window `offset .. offset + len`, or `None` when it does not lie inside.
     pub fn window(&self, offset: usize, len: usize) -> Option<Self> {
         let end = offset.checked_add(len)?;

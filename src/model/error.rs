@@ -47,6 +47,9 @@ pub enum Error {
     /// The model is of a kind that is not supported; `what` names it.
     #[error("{}: {what} is not supported", path.display())]
     Unsupported { path: PathBuf, what: String },
+    /// Linears in 4 bits that were to be held unquantised.
+    #[error("{}: the linears are quantised already, and were to be held unquantised", path.display())]
+    Quantised { path: PathBuf },
     #[error("reading {}: {source}", path.display())]
     Safetensors { path: PathBuf, source: safetensors::SafeTensorError },
     /// The shard index is not as it should be.
@@ -107,6 +110,10 @@ impl Error {
                 ));
             }
             Error::Truncated { .. } => "the download was cut off; download the file again",
+            Error::Quantised { .. } => {
+                "model.quantization = \"nf4\" (--quantization nf4) takes them as they are; for an unquantised \
+                 base take the model that this one was made from"
+            }
             Error::Safetensors { .. } | Error::Gguf { .. } | Error::Decode { .. } => {
                 "the file is damaged or incomplete; download it again"
             }

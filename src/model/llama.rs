@@ -60,9 +60,9 @@ impl Kind {
 pub enum Target<'a> {
     /// Activations of so many bytes.
     Cpu { element: usize },
-    /// bf16; logits at a pitch of [`logits_pitch`]; where the table says so, scratch for decoded weights;
-    /// scratch for so many partial products of the adapters' gradients.
-    Cuda { dispatch: &'a Dispatch, splits: usize },
+    /// bf16; logits at a pitch of [`logits_pitch`]; where the table says so, scratch for decoded weights of
+    /// those that are in NF4; scratch for so many partial products of the adapters' gradients.
+    Cuda { dispatch: &'a Dispatch, nf4: IsNf4<'a>, splits: usize },
 }
 
 /// Elements between two rows of logits on a GPU, whose kernels load 8 at a time.
@@ -81,6 +81,9 @@ pub struct LlamaProgram {
 
 /// Columns of V and U of a group in a layer; 0 where nothing is adapted.
 pub type Columns<'a> = &'a dyn Fn(usize, Group) -> usize;
+
+/// Whether the weight of a layer's linear is in NF4.
+pub type IsNf4<'a> = &'a dyn Fn(usize, Linear) -> bool;
 
 /// Builds the program. `dropout`: adapters drop a share of their inputs when they are trained.
 pub fn build(
@@ -347,23 +350,30 @@ impl Builder<'_> {
 
     /// Room for a linear's decoded weight, where its forward pass takes that way.
     fn forward_scratch(&mut self, layer: usize, linear: Linear) -> Option<Buffer> {
-        let Target::Cuda { dispatch, .. } = self.target else { return None };
+        let Target::Cuda { dispatch, nf4, .. } = self.target else { return None };
         let (out_features, in_features) = linear.shape(self.config);
-        if dispatch.forward_is_fused((out_features, in_features), self.tokens) {
+        if !nf4(layer, linear)
+            || dispatch.forward_is_fused((out_features, in_features), self.tokens)
+        {
             return None;
         }
         let bytes = out_features * in_features * self.element;
         Some(self.p.buffer(format!("decoded.{}.{layer}", linear.name()), bytes))
     }
 
-    /// Room for the decoded weights of a group, where its backward pass takes that way.
+    /// Room for the decoded weights of a group, where its backward pass takes that way: the fused kernel takes
+    /// nothing but NF4.
     fn backward_scratch(&mut self, layer: usize, group: Group) -> Option<Buffer> {
-        let Target::Cuda { dispatch, .. } = self.target else { return None };
-        let shapes = || group.linears().iter().map(|linear| linear.shape(self.config));
-        if shapes().all(|shape| dispatch.backward_is_fused(shape, self.tokens)) {
+        let Target::Cuda { dispatch, nf4, .. } = self.target else { return None };
+        let linears = group.linears();
+        let quantised = || linears.iter().filter(|linear| nf4(layer, **linear));
+        let shapes = || quantised().map(|linear| linear.shape(self.config));
+        let fused = shapes().all(|shape| dispatch.backward_is_fused(shape, self.tokens));
+        let all = quantised().count() == linears.len();
+        let weights: usize = shapes().map(|(out, within)| out * within).sum();
+        if weights == 0 || (all && fused) {
             return None;
         }
-        let weights: usize = shapes().map(|(out, within)| out * within).sum();
         let name = format!("decoded.{}.backward.{layer}", group.name());
         Some(self.p.buffer(name, weights * self.element))
     }

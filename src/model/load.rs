@@ -26,6 +26,20 @@ pub struct LoadOptions {
     /// Where quantised models are kept (see [`cache::default_dir`]); `None`: neither read nor
     /// written.
     pub cache_dir: Option<PathBuf>,
+    /// How the linears are held.
+    pub linears: Linears,
+}
+
+/// How a base's linears are held. Everything else is in bf16 in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Linears {
+    /// NF4 with double quantisation; those of a bitsandbytes directory as they are.
+    #[default]
+    Nf4,
+    /// As published, rounded to bf16 where they are in anything wider.
+    Bf16,
+    /// Unrounded: in bf16 where that is what the file has, else in f32. For activations in f32.
+    F32,
 }
 
 /// Refuses by its looks what cannot be a model: a file that is not called .gguf, a directory
@@ -70,8 +84,8 @@ fn is_lfs_pointer(path: &Path) -> bool {
     read.is_ok() && start == START
 }
 
-/// Loads the model at `source`, a Hub directory or a `.gguf` file, its linears as NF4 with double
-/// quantisation (bitsandbytes-4bit directories: as they are), everything else in bf16.
+/// Loads the model at `source`, a Hub directory or a `.gguf` file, its linears as `options` say, everything else
+/// in bf16. What is in bf16 in a Hub directory is used where it lies in the mapped file, without a copy.
 ///
 /// Runs in the current rayon pool (`cpu.install(|| load(..))` uses a device's); the result does not
 /// depend on the number of threads. With a cache directory the quantised model is written there
@@ -94,12 +108,12 @@ pub fn load(source: &Path, options: &LoadOptions, report: Report) -> Result<Weig
     let digest = model.digest(report);
     let identity = format!("{name} (sha256-tree {})", hash::hex(&digest[..8]));
     match &options.cache_dir {
-        Some(dir) if model.is_quantised_here() => {
+        Some(dir) if model.is_quantised_here(options.linears) => {
             let key = model.key(&digest);
             let file = cache::file(dir, &name, &key);
             through_cache(&model, &file, &key, identity, report)
         }
-        _ => model.load(identity, report),
+        _ => model.load(options.linears, identity, report),
     }
 }
 
@@ -133,7 +147,7 @@ fn through_cache(
             ),
         }
     }
-    let weights = model.load(identity.clone(), report)?;
+    let weights = model.load(Linears::Nf4, identity.clone(), report)?;
     report(Progress { stage: "caching", done: 0, total: 1, unit: "files" });
     let written = cache::write(file, key, &weights);
     report(Progress { stage: "caching", done: 1, total: 1, unit: "files" });
@@ -146,7 +160,7 @@ fn through_cache(
     drop(weights);
     from_cache(model, file, key, &identity).or_else(|problem| {
         tracing::warn!(file = %file.display(), problem, "the NF4 cache cannot be read back");
-        model.load(identity, report)
+        model.load(Linears::Nf4, identity, report)
     })
 }
 
@@ -198,12 +212,13 @@ impl Model {
         }
     }
 
-    fn is_quantised_here(&self) -> bool {
-        match self {
+    fn is_quantised_here(&self, held: Linears) -> bool {
+        let is_float = match self {
             Model::Hub(checkpoint) => checkpoint.storage == Storage::Float,
             #[cfg(feature = "gguf")]
             Model::Gguf { .. } => true,
-        }
+        };
+        is_float && held == Linears::Nf4
     }
 
     /// Every file that the weights depend on.
@@ -251,11 +266,11 @@ impl Model {
         key.finalize().into()
     }
 
-    fn load(&self, identity: String, report: Report) -> Result<Weights, Error> {
+    fn load(&self, held: Linears, identity: String, report: Report) -> Result<Weights, Error> {
         match self {
-            Model::Hub(checkpoint) => checkpoint.load(identity, report),
+            Model::Hub(checkpoint) => checkpoint.load(held, identity, report),
             #[cfg(feature = "gguf")]
-            Model::Gguf { gguf, config, .. } => gguf::load(gguf, config, identity, report),
+            Model::Gguf { gguf, config, .. } => gguf::load(gguf, config, held, identity, report),
         }
     }
 }

@@ -33,5 +33,5 @@ pub use cache::default_dir as default_cache_dir;
 pub use dispatch::{Dispatch, LinearDispatch};
 pub use engine::{Engine, EngineError};
 pub use error::Error;
-pub use load::{LoadOptions, load};
+pub use load::{Linears, LoadOptions, load};
 pub use loaded::Loaded;

@@ -1,7 +1,8 @@
 //! Building the pieces of [`Weights`](super::weights::Weights) from rows in f32, whatever file
 //! they come from.
 //!
-//! Every value is rounded to bf16 first, linears before they are quantised too. Models are published
+//! Every value is rounded to bf16 first, linears before they are quantised too (but for linears that are held
+//! in f32, see [`Linears`]). Models are published
 //! in bf16, and a GGUF may hold the same numbers as F32 or as blocks; with this one rounding the
 //! same weights give the same bits by every way in, and a base written out in bf16 and quantised
 //! by bitsandbytes gives the same codes. The price: a checkpoint with true f32 or f16 precision
@@ -13,9 +14,9 @@ use std::path::Path;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::Error;
 use super::config::{Linear, LlamaConfig};
 use super::weights::{Dense, LayerWeights, Matrix};
+use super::{Error, Linears};
 use crate::device::bytes::Bytes;
 use crate::device::cpu::Element;
 use crate::progress::{Progress, Report};
@@ -24,31 +25,31 @@ use crate::quant::{self, Nf4Matrix};
 /// Rows that a task converts at a time are at least this many elements.
 const TASK: usize = 1 << 16;
 
-/// A bf16 matrix from `fill(rows, out)`, checked to be finite.
-pub(super) fn dense(
+/// A matrix of bf16 (or f32) from `fill(rows, out)`, checked to be finite.
+pub(super) fn dense<T: Element>(
     path: &Path,
     name: &str,
     rows: usize,
     cols: usize,
     fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), Error> + Sync,
-) -> Result<Dense, Error> {
+) -> Result<Dense<T>, Error> {
     let step = TASK.div_ceil(cols).min(rows).max(1);
-    let mut data = vec![0u8; rows * cols * 2];
+    let mut data = vec![0u8; rows * cols * size_of::<T>()];
     let results: Vec<Result<(), Error>> = data
-        .par_chunks_mut(step * cols * 2)
+        .par_chunks_mut(step * cols * size_of::<T>())
         .enumerate()
         .map_init(Vec::new, |values, (task, out)| {
             let range = task * step..rows.min((task + 1) * step);
             values.clear();
             values.resize(range.len() * cols, 0.0);
             fill(range.clone(), values)?;
-            for (i, (out, &x)) in out.as_chunks_mut::<2>().0.iter_mut().zip(&*values).enumerate() {
-                let rounded = bf16::from_f32(x);
-                if !rounded.is_finite() {
+            for (i, (out, &x)) in out.chunks_exact_mut(size_of::<T>()).zip(&*values).enumerate() {
+                let rounded = T::from_f32(x);
+                if !rounded.to_f32().is_finite() {
                     let error = quant::Error::NotFinite { index: range.start * cols + i, value: x };
                     return Err(in_tensor(path, name)(error));
                 }
-                *out = rounded.to_ne_bytes();
+                out.copy_from_slice(bytemuck::bytes_of(&rounded));
             }
             Ok(())
         })
@@ -57,23 +58,28 @@ pub(super) fn dense(
     Ok(Dense::new(rows, cols, Bytes::from(data)))
 }
 
-/// A bf16 matrix whose bytes are taken as they lie in a mapped file, checked to be finite. The
-/// bytes are little-endian and aligned for bf16.
-pub(super) fn mapped(
+/// A matrix whose bytes are taken as they lie in a mapped file, checked to be finite. They are little-endian
+/// and aligned for `T`, see [`can_map`].
+pub(super) fn mapped<T: Element>(
     path: &Path,
     name: &str,
     rows: usize,
     cols: usize,
     data: &Bytes,
-) -> Result<Dense, Error> {
-    let dense: Dense = Dense::new(rows, cols, data.clone());
-    match dense.as_slice().par_iter().position_first(|x| !x.is_finite()) {
+) -> Result<Dense<T>, Error> {
+    let dense = Dense::<T>::new(rows, cols, data.clone());
+    match dense.as_slice().par_iter().position_first(|x| !x.to_f32().is_finite()) {
         None => Ok(dense),
         Some(index) => {
             let value = dense.as_slice()[index].to_f32();
             Err(in_tensor(path, name)(quant::Error::NotFinite { index, value }))
         }
     }
+}
+
+/// Whether the bytes of a file can be used where they lie, as elements `T`.
+pub(super) fn can_map<T>(data: &Bytes) -> bool {
+    data.as_ptr().cast::<T>().is_aligned() && cfg!(target_endian = "little")
 }
 
 /// Elements of `N` little-endian bytes in f32.
@@ -83,8 +89,23 @@ pub(super) fn widen<const N: usize>(data: &[u8], out: &mut [f32], f: impl Fn([u8
     }
 }
 
+/// A linear's weight from `fill(rows, out)`, held as asked for.
+pub(super) fn linear(
+    path: &Path,
+    name: &str,
+    (rows, cols): (usize, usize),
+    held: Linears,
+    fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), Error> + Sync,
+) -> Result<Matrix, Error> {
+    match held {
+        Linears::Nf4 => quantised(path, name, rows, cols, fill).map(Matrix::Nf4),
+        Linears::Bf16 => dense(path, name, rows, cols, fill).map(Matrix::Bf16),
+        Linears::F32 => dense(path, name, rows, cols, fill).map(Matrix::F32),
+    }
+}
+
 /// A doubly quantised NF4 matrix from `fill(rows, out)`, its values rounded to bf16 first.
-pub(super) fn quantised(
+fn quantised(
     path: &Path,
     name: &str,
     rows: usize,

@@ -7,7 +7,7 @@ use half::bf16;
 use super::config::{Linear, LlamaConfig};
 use crate::device::bytes::Bytes;
 use crate::ops::linear::{Rows, Weight};
-use crate::quant::Nf4Matrix;
+use crate::quant::{Absmax, Nf4Matrix};
 
 /// A matrix `[rows, cols]` of bf16 (or f32), row-major, owned or in a mapped file, aligned for its elements.
 #[derive(Clone, Debug)]
@@ -136,5 +136,33 @@ impl Weights {
     /// and run records; the same files give the same string on every machine.
     pub fn identity(&self) -> &str {
         &self.identity
+    }
+
+    /// How the linears are held, for records: `NF4, double quantised`, `bf16, not quantised`; of a model with
+    /// several kinds `NF4, double quantised (of 14 linears 3 in bf16)`.
+    pub fn held(&self) -> String {
+        let linears = || self.layers.iter().flat_map(|layer| &layer.linears);
+        let count = |kind: fn(&Matrix) -> bool| linears().filter(|linear| kind(linear)).count();
+        let all = linears().count();
+        let dense = [
+            (count(|linear| matches!(linear, Matrix::Bf16(_))), "bf16"),
+            (count(|linear| matches!(linear, Matrix::F32(_))), "f32"),
+        ];
+        let there: Vec<&(usize, &str)> = dense.iter().filter(|(count, _)| *count > 0).collect();
+        if let [(count, kind)] = there[..]
+            && *count == all
+        {
+            return format!("{kind}, not quantised");
+        }
+        let nested = |linear: &Matrix| {
+            linear.as_nf4().is_some_and(|w| matches!(w.absmax, Absmax::Nested { .. }))
+        };
+        let double = if count(nested) > 0 { ", double quantised" } else { "" };
+        let parts: Vec<String> =
+            there.iter().map(|(count, kind)| format!("{count} in {kind}")).collect();
+        match parts.is_empty() {
+            true => format!("NF4{double}"),
+            false => format!("NF4{double} (of {all} linears {})", parts.join(", ")),
+        }
     }
 }

@@ -61,7 +61,8 @@ impl Base {
             model::Error::Io { doing: "opening the model", path, source }
         })?;
         let tokenizer = TextTokenizer::load(&local)?;
-        let options = LoadOptions { cache_dir: model::default_cache_dir() };
+        let options =
+            LoadOptions { cache_dir: model::default_cache_dir(), linears: request.linears() };
         let weights = cpu.install(|| model::load(&local, &options, report))?;
         #[cfg(feature = "cuda")]
         device.check_model(request, &weights.config)?;
@@ -110,7 +111,7 @@ impl Base {
         BaseModel {
             name: self.name.clone(),
             bytes: self.weights.identity().to_string(),
-            quantization: "NF4, double quantised".into(),
+            quantization: self.weights.held(),
             data: Vec::new(),
         }
     }

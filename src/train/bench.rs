@@ -51,6 +51,8 @@ pub struct TrainBench {
     pub micro_batch_tokens: usize,
     pub r: usize,
     pub compute_dtype: &'static str,
+    /// How the base's linears are held.
+    pub weights: String,
     pub device: String,
     pub threads: usize,
     pub dayrun_version: &'static str,
@@ -135,6 +137,7 @@ pub fn train<E: GemmElement>(
         micro_batch_tokens,
         r,
         compute_dtype: E::NAME,
+        weights: base.weights.held(),
         device: base.device.name(),
         threads: base.cpu.threads(),
         dayrun_version: env!("CARGO_PKG_VERSION"),

@@ -38,6 +38,8 @@ pub struct GenerateBench {
     pub new: usize,
     pub seconds_per_op: SecondsPerOp,
     pub compute_dtype: &'static str,
+    /// How the base's linears are held.
+    pub weights: String,
     pub device: String,
     pub threads: usize,
     pub dayrun_version: &'static str,
@@ -103,6 +105,7 @@ pub fn generate<E: GemmElement>(
         new: options.new,
         seconds_per_op: split(&prefills, &answers, new),
         compute_dtype: E::NAME,
+        weights: base.weights.held(),
         device: base.device.name(),
         threads: base.cpu.threads(),
         dayrun_version: env!("CARGO_PKG_VERSION"),

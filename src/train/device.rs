@@ -6,10 +6,11 @@ use super::GpuSummary;
 use crate::Error;
 #[cfg(feature = "cuda")]
 use crate::config::Nf4Linear;
-use crate::config::{self, ByteSize, ComputeDtype, DeviceChoice, RunFile};
+use crate::config::{self, ByteSize, ComputeDtype, DeviceChoice, Quantization, RunFile};
 use crate::device::cpu::{Cpu, Level};
 #[cfg(feature = "cuda")]
 use crate::device::cuda::{Cuda, CudaError};
+use crate::model::Linears;
 #[cfg(feature = "cuda")]
 use crate::model::config::LlamaConfig;
 #[cfg(feature = "cuda")]
@@ -60,6 +61,7 @@ pub struct Request {
     /// Most bytes of GPU memory; `None`: what is free.
     pub memory: Option<ByteSize>,
     pub compute_dtype: ComputeDtype,
+    pub quantization: Quantization,
     /// CPU threads; 0: as many as may run at once.
     pub threads: usize,
     pub dispatch: config::Dispatch,
@@ -77,7 +79,17 @@ impl Request {
             device: train.device,
             memory: train.memory,
             compute_dtype: train.compute_dtype,
+            quantization: run.model.quantization,
             threads: train.threads.count(),
+        }
+    }
+
+    /// How the base's linears are to be held.
+    pub fn linears(&self) -> Linears {
+        match (self.quantization, self.compute_dtype) {
+            (Quantization::Nf4, _) => Linears::Nf4,
+            (Quantization::None, ComputeDtype::Bf16) => Linears::Bf16,
+            (Quantization::None, ComputeDtype::F32) => Linears::F32,
         }
     }
 }

@@ -154,7 +154,7 @@ pub fn run_file(run: &RunFile, out: &Path, watch: &Watch) -> Result<Outcome, Err
     let adapter = first_adapter(&mut run, &base)?;
     #[cfg(feature = "cuda")]
     if let (Some(_), Some(op)) = (&base.gpu, &run.train.cpu_until) {
-        model::cuda::check_op(&base.weights.config, &adapter, op)?;
+        model::cuda::check_op(&base.weights, &adapter, op)?;
     }
     let vocab_size = Some(base.weights.config.vocab_size);
     let options = DataOptions { vocab_size, ..data_options(&run)? };

@@ -22,7 +22,9 @@ use crate::common::gpu::{self, Bits};
 use crate::common::{DType, Tol, assert_close, assert_same_bits, dot, to_f64};
 use crate::forward::{max_abs, tolerance};
 use crate::reference::Model;
-use crate::tiny::{adapter, adapter_of, cpu, documents, pack, uneven, weights_of, wide_config};
+use crate::tiny::{
+    adapter, adapter_of, cpu, documents, mixed, pack, uneven, weights_of, wide_config,
+};
 
 /// The adapter with its parameters as the ops see them.
 fn rounded(mut adapter: Adapter) -> Adapter {
@@ -77,12 +79,11 @@ fn largest_logit(weights: &Arc<Weights>, adapter: &Adapter, docs: &[Vec<u32>]) -
 /// Losses against the f64 model, gradients against the CPU's in f32, both placements the same bits.
 fn step(
     r: usize,
-    tied: bool,
+    weights: Arc<Weights>,
     targets: &[Linear],
     way: fn(&dayrun::model::config::LlamaConfig) -> Dispatch,
 ) -> impl Fn(&Arc<Cuda>, &mut Bits) {
     move |cuda, bits| {
-        let weights = weights_of(wide_config(tied));
         let adapter = rounded(adapter(&weights.config, r, targets, 3));
         step_of(&weights, &adapter, way(&weights.config), cuda, bits);
     }
@@ -121,14 +122,37 @@ fn step_of(
 
 #[test]
 fn a_step_fused_at_rank_8() {
-    gpu::run("cuda::a_step_fused_at_rank_8", step(8, true, &Linear::ALL, Dispatch::all_fused));
+    let weights = weights_of(wide_config(true));
+    gpu::run("cuda::a_step_fused_at_rank_8", step(8, weights, &Linear::ALL, Dispatch::all_fused));
 }
 
 #[test]
 fn a_step_by_scratch_at_rank_5() {
     gpu::run(
         "cuda::a_step_by_scratch_at_rank_5",
-        step(5, false, &Linear::ALL, Dispatch::all_scratch),
+        step(5, weights_of(wide_config(false)), &Linear::ALL, Dispatch::all_scratch),
+    );
+}
+
+/// NF4 beside bf16 and f32 in a layer, bf16 alone in the next; what is in NF4 by itself goes fused.
+#[test]
+fn a_step_with_weights_held_in_different_ways() {
+    gpu::run(
+        "cuda::a_step_with_weights_held_in_different_ways",
+        step(8, mixed(&weights_of(wide_config(true))), &Linear::ALL, Dispatch::all_fused),
+    );
+}
+
+#[test]
+fn a_step_by_scratch_with_weights_held_in_different_ways() {
+    gpu::run(
+        "cuda::a_step_by_scratch_with_weights_held_in_different_ways",
+        step(
+            5,
+            mixed(&weights_of(wide_config(false))),
+            &[Linear::Q, Linear::Down],
+            Dispatch::all_scratch,
+        ),
     );
 }
 
@@ -327,7 +351,7 @@ fn a_step_is_the_same_from_any_op_on() {
 #[test]
 fn what_does_not_fit_is_told_with_what_would() {
     gpu::run("cuda::what_does_not_fit_is_told_with_what_would", |_, _| {
-        let weights = weights_of(wide_config(false));
+        let weights = mixed(&weights_of(wide_config(false)));
         let adapter = adapter(&weights.config, 8, &Linear::ALL, 3);
         let cuda = Cuda::open(0, Some(3_000_000)).unwrap();
         let dispatch = Dispatch::all_scratch(&weights.config);

@@ -19,7 +19,8 @@ fn hub(tiny: &Tiny) -> TempDir {
 }
 
 fn load_with(source: &Path, cache: &Path) -> Weights {
-    load(source, &LoadOptions { cache_dir: Some(cache.into()) }, &quiet).expect("loads")
+    load(source, &LoadOptions { cache_dir: Some(cache.into()), ..LoadOptions::default() }, &quiet)
+        .expect("loads")
 }
 
 /// The files in a cache directory, temporary ones too.

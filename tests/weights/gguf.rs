@@ -5,6 +5,8 @@ use candle_core::{Device, Tensor as Candle};
 use dayrun::model::config::Linear;
 use dayrun::model::gguf::{Gguf, Value};
 use dayrun::model::rope_scaling::RopeScaling;
+use dayrun::model::{Linears, LoadOptions, load};
+use dayrun::progress::quiet;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use tempfile::tempdir;
@@ -41,6 +43,22 @@ fn float_files_give_the_bits_of_the_hub_directory() {
         let hub = load_hub(&tiny, &tiny.tensors());
         for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
             assert_same(&hub, &load_gguf(&GgufFile::float(&tiny, dtype)));
+        }
+    }
+}
+
+#[test]
+fn unquantised_float_files_give_the_bits_of_the_hub_directory() {
+    for held in [Linears::Bf16, Linears::F32] {
+        let options = LoadOptions { linears: held, ..LoadOptions::default() };
+        for tiny in [TINY, ODD] {
+            let dir = tempdir().expect("a directory");
+            write_hub(dir.path(), &tiny.config(), &stored(Dtype::F32, &tiny.tensors()));
+            let hub = load(dir.path(), &options, &quiet).expect("loads");
+            for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+                let file = GgufFile::float(&tiny, dtype).write(dir.path());
+                assert_same(&hub, &load(&file, &options, &quiet).expect("loads"));
+            }
         }
     }
 }

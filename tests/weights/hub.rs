@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use dayrun::model::Error;
 use dayrun::model::config::Linear;
-use dayrun::model::weights::Matrix;
+use dayrun::model::weights::{Matrix, Weights};
+use dayrun::model::{Error, Linears, LoadOptions, load};
+use dayrun::progress::quiet;
+use half::{bf16, f16};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
@@ -82,16 +84,121 @@ fn tensors_come_to_their_places() {
 
 #[test]
 fn f32_values_are_rounded_to_bf16_before_all_else() {
-    let mut tensors = TINY.tensors();
-    for x in tensors.iter_mut().flat_map(|t| &mut t.values) {
-        *x *= 1.0 + 1e-3;
-    }
+    let tensors = uneven(&TINY);
     let load = |dtype| {
         let dir = tempdir().expect("a directory");
         write_hub(dir.path(), &TINY.config(), &stored(dtype, &tensors));
         load_plain(dir.path()).expect("loads")
     };
     assert_same(&load(Dtype::F32), &load(Dtype::BF16));
+}
+
+/// Loads without quantising.
+fn load_as(source: &Path, linears: Linears) -> Result<Weights, Error> {
+    load(source, &LoadOptions { linears, ..LoadOptions::default() }, &quiet)
+}
+
+/// Values that neither bf16 nor f16 holds.
+fn uneven(tiny: &Tiny) -> Vec<super::writer::Tensor> {
+    let mut tensors = tiny.tensors();
+    for x in tensors.iter_mut().flat_map(|t| &mut t.values) {
+        *x *= 1.0 + 1e-3;
+    }
+    tensors
+}
+
+/// Unquantised linears: the file's own bytes where the ops can multiply them, else rounded to bf16 once, or not
+/// at all. Everything else is as it is beside NF4.
+#[test]
+fn unquantised_linears_are_those_of_the_file() {
+    for tiny in [TINY, ODD] {
+        let tensors = uneven(&tiny);
+        for dtype in [Dtype::BF16, Dtype::F16, Dtype::F32] {
+            let dir = tempdir().expect("a directory");
+            let stored = stored(dtype, &tensors);
+            write_hub(dir.path(), &tiny.config(), &stored);
+            // What the file's type has left of the values.
+            let exact = |name: &str| -> Vec<f32> {
+                let t = tensors.iter().find(|t| t.name == name).expect("a tensor");
+                let left = |x: f32| match dtype {
+                    Dtype::BF16 => bf16::from_f32(x).to_f32(),
+                    Dtype::F16 => f16::from_f32(x).to_f32(),
+                    _ => x,
+                };
+                t.values.iter().map(|&x| left(x)).collect()
+            };
+            let nf4 = load_plain(dir.path()).expect("loads");
+            for held in [Linears::Bf16, Linears::F32] {
+                let weights = load_as(dir.path(), held).expect("loads");
+                for (i, layer) in weights.layers.iter().enumerate() {
+                    for linear in Linear::ALL {
+                        let name = format!("{}.weight", linear.path(i));
+                        let (values, mapped) = match layer.linear(linear) {
+                            Matrix::Bf16(w) if held == Linears::Bf16 || dtype == Dtype::BF16 => {
+                                let values = w.as_slice().iter().map(|x| x.to_f32());
+                                (values.collect::<Vec<_>>(), w.data.is_mapped())
+                            }
+                            Matrix::F32(w) if held == Linears::F32 => {
+                                (w.as_slice().to_vec(), w.data.is_mapped())
+                            }
+                            other => panic!("{name} of {dtype:?} as {held:?}: {other:?}"),
+                        };
+                        let mut want = exact(&name);
+                        if held == Linears::Bf16 {
+                            want.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+                        }
+                        assert!(values == want, "{name} of {dtype:?} as {held:?}");
+                        let usable = [
+                            (Linears::Bf16, Dtype::BF16),
+                            (Linears::F32, Dtype::BF16),
+                            (Linears::F32, Dtype::F32),
+                        ];
+                        assert_eq!(mapped, usable.contains(&(held, dtype)), "{name} of {dtype:?}");
+                    }
+                }
+                // The rest is what it is beside quantised linears.
+                let mut rest = weights;
+                rest.layers
+                    .iter_mut()
+                    .zip(&nf4.layers)
+                    .for_each(|(layer, nf4)| layer.linears = nf4.linears.clone());
+                assert_same(&rest, &nf4);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_name_for_how_linears_are_held() {
+    let dir = hub(&TINY, Dtype::F32);
+    let held = |linears| load_as(dir.path(), linears).expect("loads").held();
+    assert_eq!(held(Linears::Nf4), "NF4, double quantised");
+    assert_eq!(held(Linears::Bf16), "bf16, not quantised");
+    assert_eq!(held(Linears::F32), "f32, not quantised");
+    let mut mixed = load_plain(dir.path()).expect("loads");
+    let plain = load_as(dir.path(), Linears::Bf16).expect("loads");
+    mixed.layers[0].linears[2] = plain.layers[0].linears[2].clone();
+    let linears = 7 * TINY.config()["num_hidden_layers"].as_u64().expect("a number");
+    assert_eq!(mixed.held(), format!("NF4, double quantised (of {linears} linears 1 in bf16)"));
+}
+
+#[test]
+fn what_cannot_be_had_unquantised_is_refused() {
+    let mut tensors = TINY.tensors();
+    let name = "model.layers.1.mlp.up_proj.weight";
+    tensors.iter_mut().find(|t| t.name == name).expect("the tensor").values[5] = f32::INFINITY;
+    for (dtype, held) in [(Dtype::BF16, Linears::Bf16), (Dtype::F32, Linears::F32)] {
+        let dir = tempdir().expect("a directory");
+        write_hub(dir.path(), &TINY.config(), &stored(dtype, &tensors));
+        let message = load_as(dir.path(), held).expect_err("infinite").to_string();
+        assert!(message.contains(name) && message.contains("inf"), "{message}");
+    }
+    let (config, tensors) = four_bit(&load_plain(hub(&TINY, Dtype::BF16).path()).expect("loads"));
+    let dir = tempdir().expect("a directory");
+    write_hub(dir.path(), &config, &tensors);
+    let error = load_as(dir.path(), Linears::Bf16).expect_err("in 4 bits");
+    assert!(error.to_string().contains("quantised already"), "{error}");
+    assert!(error.hint().expect("a hint").contains("--quantization nf4"));
 }
 
 #[test]

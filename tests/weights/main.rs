@@ -91,7 +91,7 @@ fn assert_same(a: &Weights, b: &Weights) {
 fn time_a_load() {
     let path = std::env::var("DAYRUN_MODEL").expect("DAYRUN_MODEL");
     let cache = tempfile::tempdir().expect("a directory");
-    let cached = LoadOptions { cache_dir: Some(cache.path().into()) };
+    let cached = LoadOptions { cache_dir: Some(cache.path().into()), ..LoadOptions::default() };
     let plain = LoadOptions::default();
     for (name, options) in
         [("no cache", &plain), ("cold", &cached), ("warm", &cached), ("warm", &cached)]

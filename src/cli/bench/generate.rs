@@ -71,12 +71,13 @@ pub(super) fn run(args: &Args, terminal: &Terminal) -> Result<ExitCode, Failure>
 
 fn table(result: &GenerateBench) -> String {
     let mut text = format!(
-        "{} on {}, {} threads, {}\nprefill {:>8.1} tokens/s ({} of {} tokens)\n\
+        "{} on {}, {} threads, {}\nthe base's linears in {}\nprefill {:>8.1} tokens/s ({} of {} tokens)\n\
          decode  {:>8.1} tokens/s ({} tokens each)\n",
         if result.rows == 1 { "1 row".into() } else { format!("{} rows", result.rows) },
         result.device,
         result.threads,
         result.compute_dtype,
+        result.weights,
         result.prefill_tok_s,
         result.rows,
         result.prompt,

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use super::Terminal;
 use super::device_args::DeviceArgs;
 use super::output::Failure;
-use crate::config::{ComputeDtype, RunFile, Threads};
+use crate::config::{ComputeDtype, Quantization, RunFile, Threads};
 use crate::train::Base;
 use crate::train::device::Request;
 
@@ -50,6 +50,9 @@ struct BenchArgs {
     /// Type of the activations: bf16 or f32.
     #[arg(long, value_name = "TYPE", default_value = "bf16", value_parser = super::base_args::dtype)]
     compute_dtype: ComputeDtype,
+    /// How the base's linear layers are held: nf4, or none (as published).
+    #[arg(long, value_name = "TYPE", default_value = "nf4", value_parser = super::base_args::quantization)]
+    quantization: Quantization,
     /// CPU threads: a number, or auto for as many as may run at once.
     #[arg(long, value_name = "N", default_value = "auto")]
     threads: Threads,
@@ -64,6 +67,7 @@ impl BenchArgs {
     fn open(&self, terminal: &Terminal) -> Result<Base, Failure> {
         let mut run = RunFile::default();
         run.train.compute_dtype = self.compute_dtype;
+        run.model.quantization = self.quantization;
         run.train.threads = self.threads;
         self.device.lay_over(&mut run.train)?;
         let base = Base::open(&self.model, &Request::of(&run), &|p| terminal.report(p))?;

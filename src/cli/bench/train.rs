@@ -107,11 +107,13 @@ fn read_lengths(path: &Path) -> Result<Vec<usize>, Failure> {
 fn table(result: &TrainBench) -> String {
     let mean = result.step_seconds.iter().sum::<f64>() / result.step_seconds.len() as f64;
     let mut text = format!(
-        "{:.0} tokens/s on {}, {} threads, {}\n{:.0} tokens in {:.1} ms a step, {:.2} GFLOP a token\n",
+        "{:.0} tokens/s on {}, {} threads, {}\nthe base's linears in {}\n\
+         {:.0} tokens in {:.1} ms a step, {:.2} GFLOP a token\n",
         result.tok_s,
         result.device,
         result.threads,
         result.compute_dtype,
+        result.weights,
         result.tokens_per_step,
         1e3 * mean,
         result.flops_per_token / 1e9

@@ -114,6 +114,11 @@ impl<'a, T: Pod> View<'a, T> {
 }
 
 impl<'a, T: Pod> ViewMut<'a, T> {
+    /// No elements.
+    pub fn empty() -> Self {
+        ViewMut { pointer: 0, len: 0, of: PhantomData }
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.len

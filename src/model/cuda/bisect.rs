@@ -9,7 +9,6 @@ use super::error::GpuError;
 use crate::adapter::Adapter;
 use crate::device::cuda::{Cuda, Memory};
 use crate::device::memory::{Buffer, Placement};
-use crate::model::config::LlamaConfig;
 use crate::model::cpu::CpuEngine;
 use crate::model::dispatch::Dispatch;
 use crate::model::engine::{EngineError, Inputs};
@@ -17,6 +16,7 @@ use crate::model::llama::Kind;
 use crate::model::loaded::Loaded;
 use crate::model::lora_layout::AdapterLayout;
 use crate::model::program::Program;
+use crate::model::weights::Weights;
 
 /// The CPU's part of a program.
 pub struct Bisect {
@@ -84,10 +84,11 @@ impl Bisect {
 ///
 /// # Errors
 /// [`GpuError::UnknownOp`] with the nearest names; an adapter of another model.
-pub fn check_op(config: &LlamaConfig, adapter: &Adapter, until: &str) -> Result<(), EngineError> {
+pub fn check_op(weights: &Weights, adapter: &Adapter, until: &str) -> Result<(), EngineError> {
+    let config = &weights.config;
     let layout = AdapterLayout::new(config, adapter)?;
     let (kind, dispatch) = (Kind::Train { tokens: 1 }, Dispatch::all_fused(config));
-    let plan = super::needs::program(config, kind, &dispatch, Some(&layout));
+    let plan = super::needs::program(weights, kind, &dispatch, Some(&layout));
     let names = plan.program.names();
     for (i, name) in names.iter().enumerate() {
         tracing::debug!("op {i} of {}: {name}", names.len());

@@ -54,7 +54,7 @@ impl CudaEngine {
             .map(|adapter| GpuAdapter::new(&model.cpu, cuda, config, adapter, train))
             .transpose()?;
         let layout = device_adapter.as_ref().map(|adapter| &adapter.layout);
-        let plan = needs::program(config, kind, &gpu.dispatch, layout);
+        let plan = needs::program(&model.weights, kind, &gpu.dispatch, layout);
         let until = gpu.cpu_until.as_ref().filter(|_| train);
         let bisect =
             until.map(|name| Bisect::new(model, adapter, kind, &plan.program, name)).transpose()?;

@@ -107,7 +107,7 @@ fn size(bytes: usize) -> String {
 
 /// The program of a kind for a device.
 pub(super) fn program(
-    config: &LlamaConfig,
+    weights: &Weights,
     kind: Kind,
     dispatch: &Dispatch,
     layout: Option<&AdapterLayout>,
@@ -115,14 +115,16 @@ pub(super) fn program(
     let columns = |layer, group| {
         layout.map_or(0, |layout: &AdapterLayout| layout.group(layer, group).columns)
     };
+    let nf4 = |layer: usize, linear| weights.layers[layer].linear(linear).as_nf4().is_some();
     let splits = lora_grad::cuda::splits(kind.tokens());
     let dropout = layout.is_some_and(|layout| layout.dropout > 0.0);
-    llama::build(config, kind, Target::Cuda { dispatch, splits }, &columns, dropout)
+    let target = Target::Cuda { dispatch, nf4: &nf4, splits };
+    llama::build(&weights.config, kind, target, &columns, dropout)
 }
 
 /// What a model and an adapter need before a program is chosen.
 struct Fixed<'a> {
-    config: &'a LlamaConfig,
+    base: &'a Weights,
     dispatch: &'a Dispatch,
     layout: Option<AdapterLayout>,
     params: usize,
@@ -130,13 +132,14 @@ struct Fixed<'a> {
 
 impl<'a> Fixed<'a> {
     fn new(
-        config: &'a LlamaConfig,
+        base: &'a Weights,
         dispatch: &'a Dispatch,
         adapter: Option<&Adapter>,
     ) -> Result<Self, EngineError> {
-        let layout = adapter.map(|adapter| AdapterLayout::new(config, adapter)).transpose()?;
+        let layout =
+            adapter.map(|adapter| AdapterLayout::new(&base.config, adapter)).transpose()?;
         let params = adapter.map_or(0, |adapter| adapter.params.len());
-        Ok(Self { config, dispatch, layout, params })
+        Ok(Self { base, dispatch, layout, params })
     }
 
     fn adapter(&self, kind: Kind) -> usize {
@@ -150,7 +153,7 @@ impl<'a> Fixed<'a> {
 
     /// Buffers in one arena: the production's placement.
     fn activations(&self, kind: Kind) -> usize {
-        let program = program(self.config, kind, self.dispatch, self.layout.as_ref()).program;
+        let program = program(self.base, kind, self.dispatch, self.layout.as_ref()).program;
         let planned = Plan::new(program.specs(), Placement::Packed, ALIGN).bytes();
         planned + Batch::elements(kind) * size_of::<u32>()
     }
@@ -207,7 +210,7 @@ impl Needs {
             others: cuda.used(),
             ..Needs::default()
         };
-        let fixed = Fixed::new(&weights.config, dispatch, adapter)?;
+        let fixed = Fixed::new(weights, dispatch, adapter)?;
         Ok(fixed.check(cuda.limit(), needs, kind)?)
     }
 
@@ -234,7 +237,7 @@ impl Needs {
         let (cuda, uploaded) = (gpu.cuda(), GpuWeights::bytes_of(weights));
         let others = cuda.used().saturating_sub(uploaded);
         let needs = Needs { weights: uploaded, others, ..Needs::default() };
-        let fixed = Fixed::new(&weights.config, &gpu.dispatch, adapter)?;
+        let fixed = Fixed::new(weights, &gpu.dispatch, adapter)?;
         Ok(fixed.check(cuda.limit(), needs, kind)?)
     }
 }

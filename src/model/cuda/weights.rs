@@ -9,8 +9,9 @@ use crate::device::cuda::{Buf, Cuda, View};
 use crate::model::config::Linear;
 use crate::model::program::Norm;
 use crate::model::weights::{Dense, LayerWeights, Matrix, Weights};
+use crate::ops::gemm_bf16::cuda::PITCH;
 use crate::ops::nf4_linear::cuda::Weight;
-use crate::ops::rope;
+use crate::ops::{LaunchError, check_multiple, rope};
 
 /// Everything that the programs of a model read and never write.
 pub struct GpuWeights {
@@ -21,8 +22,38 @@ pub struct GpuWeights {
     norm: Buf<bf16>,
     vectors: Vec<Vectors>,
     /// Of each layer, in the order of [`Linear::ALL`].
-    linears: Vec<[Weight; 7]>,
+    linears: Vec<[GpuMatrix; 7]>,
     rope: rope::cuda::Tables,
+}
+
+/// The weight of a linear.
+pub(super) enum GpuMatrix {
+    Nf4(Weight),
+    Bf16(Buf<bf16>),
+}
+
+impl GpuMatrix {
+    /// NF4 and bf16 as they are; f32 is rounded to bf16, the one type that the kernels multiply.
+    fn upload(cuda: &Arc<Cuda>, matrix: &Matrix) -> Result<Self, LaunchError> {
+        if matrix.as_nf4().is_none() {
+            let (_, in_features) = matrix.shape();
+            check_multiple("gemm_bf16", "in_features of a weight", in_features, PITCH)?;
+        }
+        Ok(match matrix {
+            Matrix::Nf4(w) => GpuMatrix::Nf4(Weight::upload(cuda, w)?),
+            Matrix::Bf16(w) => GpuMatrix::Bf16(cuda.upload(w.as_slice())?),
+            Matrix::F32(w) => {
+                let rounded: Vec<bf16> = w.as_slice().iter().copied().map(bf16::from_f32).collect();
+                GpuMatrix::Bf16(cuda.upload(&rounded)?)
+            }
+        })
+    }
+
+    /// Bytes that it takes on a device.
+    fn bytes_of(matrix: &Matrix) -> usize {
+        let (rows, cols) = matrix.shape();
+        matrix.as_nf4().map_or(rows * cols * size_of::<bf16>(), Weight::bytes_of)
+    }
 }
 
 /// Norms and biases of a layer.
@@ -57,13 +88,7 @@ impl GpuWeights {
         let config = &weights.config;
         let layer = |layer: &LayerWeights| {
             let vectors: usize = layer.vectors().map(|vector| vector.data.len()).sum();
-            vectors
-                + layer
-                    .linears
-                    .iter()
-                    .filter_map(Matrix::as_nf4)
-                    .map(Weight::bytes_of)
-                    .sum::<usize>()
+            vectors + layer.linears.iter().map(GpuMatrix::bytes_of).sum::<usize>()
         };
         let head = weights.lm_head.as_ref().map_or(0, |head| head.data.len());
         let tables = config.max_position_embeddings * config.head_dim * size_of::<f32>();
@@ -83,11 +108,7 @@ impl GpuWeights {
         let linears = weights.layers.iter().enumerate().map(|(i, layer)| {
             let upload = |linear: Linear| {
                 let loading = |source| GpuError::Op { op: linear.path(i), source };
-                let Some(w) = layer.linear(linear).as_nf4() else {
-                    let got = crate::ops::check("nf4_linear", "weights in NF4", 0, 1);
-                    return Err(loading(got.expect_err("0 is not 1").into()));
-                };
-                Weight::upload(cuda, w).map_err(loading)
+                GpuMatrix::upload(cuda, layer.linear(linear)).map_err(loading)
             };
             let [q, k, v, o, gate, up, down] = Linear::ALL.map(upload);
             Ok([q?, k?, v?, o?, gate?, up?, down?])
@@ -144,7 +165,7 @@ impl GpuWeights {
     }
 
     /// One of the seven linears of a layer.
-    pub(super) fn linear(&self, layer: usize, linear: Linear) -> &Weight {
+    pub(super) fn linear(&self, layer: usize, linear: Linear) -> &GpuMatrix {
         &self.linears[layer][linear as usize]
     }
 

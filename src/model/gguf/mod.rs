@@ -14,8 +14,8 @@ use super::config::{Linear, LlamaConfig};
 use super::family::{self, Differences, Family, LayerKind};
 use super::parts::Vector;
 use super::rope_scaling::RopeScaling;
-use super::weights::{Dense, Matrix, Weights};
-use super::{Error, parts};
+use super::weights::{Dense, Weights};
+use super::{Error, Linears, parts};
 use crate::progress::Report;
 pub use header::{Array, Gguf, TensorInfo, Value};
 
@@ -292,10 +292,11 @@ fn vector_name(layer: usize, vector: Vector) -> String {
     format!("blk.{layer}.{part}")
 }
 
-/// Loads and quantises the model in `gguf`, whose `config` and tensors have been checked.
+/// Loads the model in `gguf`, whose `config` and tensors have been checked, its linears held as asked for.
 pub(super) fn load(
     gguf: &Gguf,
     config: &LlamaConfig,
+    held: Linears,
     identity: String,
     report: Report,
 ) -> Result<Weights, Error> {
@@ -304,12 +305,13 @@ pub(super) fn load(
         true => None,
         false => Some(gguf.dense("output.weight", vocab, hidden)?),
     };
-    let layers = parts::layers(config, "quantising", report, |layer, linear| {
-        let (rows, cols) = linear.shape(config);
+    let stage = if held == Linears::Nf4 { "quantising" } else { "loading" };
+    let layers = parts::layers(config, stage, report, |layer, linear| {
+        let shape @ (_, cols) = linear.shape(config);
         let name = linear_name(layer, linear);
         let tensor = gguf.tensor(&name)?;
         let permuted = gguf.is_permuted(linear)?;
-        let matrix = parts::quantised(&gguf.path, &name, rows, cols, |range, out| {
+        let matrix = parts::linear(&gguf.path, &name, shape, held, |range, out| {
             if !permuted {
                 return rows::decode(gguf, &name, tensor, cols, range, out);
             }
@@ -320,7 +322,7 @@ pub(super) fn load(
             Ok(())
         });
         tensor.data.release();
-        matrix.map(Matrix::Nf4)
+        matrix
     })?;
     let layers = layers
         .into_iter()

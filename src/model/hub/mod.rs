@@ -14,7 +14,7 @@ use safetensors::Dtype;
 use super::config::{Linear, LlamaConfig};
 use super::parts::Vector;
 use super::weights::{Dense, Matrix, Weights};
-use super::{Error, parts};
+use super::{Error, Linears, parts};
 use crate::device::bytes::Bytes;
 use crate::progress::Report;
 use crate::quant::bnb::{self, RawTensor};
@@ -123,8 +123,7 @@ impl Checkpoint {
     fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<Dense, Error> {
         let tensor = self.shards.tensor(name)?;
         let path = self.shards.path(name);
-        let aligned = tensor.data.as_ptr().cast::<bf16>().is_aligned();
-        if tensor.dtype == Dtype::BF16 && aligned && cfg!(target_endian = "little") {
+        if tensor.dtype == Dtype::BF16 && parts::can_map::<bf16>(&tensor.data) {
             return parts::mapped(path, name, rows, cols, &tensor.data);
         }
         parts::dense(path, name, rows, cols, |range, out| {
@@ -133,38 +132,67 @@ impl Checkpoint {
         })
     }
 
-    /// Reads the model; float linears are quantised.
-    pub(super) fn load(&self, identity: String, report: Report) -> Result<Weights, Error> {
+    /// The weight of a linear. Without quantising, bytes that the ops can multiply are used where they lie.
+    fn linear(&self, name: &str, rows: usize, cols: usize, held: Linears) -> Result<Matrix, Error> {
+        let (path, tensor) = (self.shards.path(name), self.shards.tensor(name)?);
+        match (held, tensor.dtype) {
+            (Linears::Bf16 | Linears::F32, Dtype::BF16) => {
+                self.dense(name, rows, cols).map(Matrix::Bf16)
+            }
+            (Linears::F32, Dtype::F32) if parts::can_map::<f32>(&tensor.data) => {
+                parts::mapped(path, name, rows, cols, &tensor.data).map(Matrix::F32)
+            }
+            _ => {
+                let matrix = parts::linear(path, name, (rows, cols), held, |range, out| {
+                    widen(tensor, cols, range, out);
+                    Ok(())
+                });
+                tensor.data.release();
+                matrix
+            }
+        }
+    }
+
+    /// A linear that bitsandbytes has quantised, or was told to keep as it is.
+    fn quantised(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix, Error> {
+        let (path, tensor) = (self.shards.path(name), self.shards.tensor(name)?);
+        if self.is_skipped(name, tensor) {
+            return self.dense(name, rows, cols).map(Matrix::Bf16);
+        }
+        let companion = |suffix: &str| self.shards.get(&format!("{name}.{suffix}")).cloned();
+        let matrix = bnb::read(rows, cols, tensor, companion);
+        matrix.map(Matrix::Nf4).map_err(parts::in_tensor(path, name))
+    }
+
+    /// Reads the model, its linears held as asked for.
+    ///
+    /// Errors: [`Error::Unsupported`] where they are in 4 bits already and are to be held in more.
+    pub(super) fn load(
+        &self,
+        held: Linears,
+        identity: String,
+        report: Report,
+    ) -> Result<Weights, Error> {
         let config = &self.config;
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        if self.storage == Storage::Bitsandbytes4bit && held != Linears::Nf4 {
+            return Err(Error::Quantised { path: self.config_file.0.clone() });
+        }
         let lm_head = match config.tie_word_embeddings {
             true => None,
             false => Some(self.dense(HEAD, vocab, hidden)?),
         };
-        let stage = match self.storage {
-            Storage::Float => "quantising",
-            Storage::Bitsandbytes4bit => "loading",
+        let stage = match (self.storage, held) {
+            (Storage::Float, Linears::Nf4) => "quantising",
+            _ => "loading",
         };
         let linears = parts::layers(config, stage, report, |layer, linear| {
             let (rows, cols) = linear.shape(config);
             let name = linear_name(layer, linear);
-            let (path, tensor) = (self.shards.path(&name), self.shards.tensor(&name)?);
-            if self.storage == Storage::Bitsandbytes4bit {
-                if self.is_skipped(&name, tensor) {
-                    return self.dense(&name, rows, cols).map(Matrix::Bf16);
-                }
-                let companion =
-                    |suffix: &str| self.shards.get(&format!("{name}.{suffix}")).cloned();
-                return bnb::read(rows, cols, tensor, companion)
-                    .map(Matrix::Nf4)
-                    .map_err(parts::in_tensor(path, &name));
+            match self.storage {
+                Storage::Float => self.linear(&name, rows, cols, held),
+                Storage::Bitsandbytes4bit => self.quantised(&name, rows, cols),
             }
-            let matrix = parts::quantised(path, &name, rows, cols, |range, out| {
-                widen(tensor, cols, range, out);
-                Ok(())
-            });
-            tensor.data.release();
-            matrix.map(Matrix::Nf4)
         })?;
         let layer = |(layer, linears)| {
             parts::layer(config, linears, |vector, len| {

@@ -19,7 +19,7 @@ const THREADS: u32 = 256;
 /// k of a step of the main loop (DEPTH in gemm_bf16.cu).
 const DEPTH: usize = 32;
 /// Elements of bf16 in 16 bytes: what pitches are multiples of.
-const PITCH: usize = 8;
+pub const PITCH: usize = 8;
 
 /// What a message says of each matrix.
 const A: [&str; 3] = ["pitch of a", "len of a", "address of a"];

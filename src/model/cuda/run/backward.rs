@@ -3,17 +3,18 @@
 use half::bf16;
 
 use super::{Run, cut, cut_mut};
-use crate::device::cuda::View;
+use crate::device::cuda::{View, ViewMut};
 use crate::device::memory::Buffer;
 use crate::model::config::Linear;
 use crate::model::cuda::adapter::GpuAdapter;
+use crate::model::cuda::weights::{GpuMatrix, GpuWeights};
 use crate::model::llama::{LOSS_CHUNK, logits_pitch};
 use crate::model::program::{AttentionBackward, GradScratch, Group, Norm};
 use crate::model::run::dims;
 use crate::ops::gemm_bf16::cuda::Segment;
 use crate::ops::lora_grad::Part;
 use crate::ops::lora_grad::cuda::Left;
-use crate::ops::nf4_linear::cuda::{LowRank, Term};
+use crate::ops::nf4_linear::cuda::{LowRank, Term, Weight};
 use crate::ops::{
     LaunchError, attention, cross_entropy, embedding, gemm_bf16, head, lora_down, lora_grad,
     nf4_dequantize, nf4_linear, rms_norm, swiglu,
@@ -154,8 +155,8 @@ impl Run<'_> {
         lora_grad::cuda::down(self.cuda, n, n_in, left, x, &parts[..count], grads)
     }
 
-    /// Fused, or by way of the scratch, as the dispatch table says for so many rows: fused if it says so for
-    /// every linear of the group.
+    /// Weights in NF4 fused, or by way of the scratch, as the dispatch table says for so many rows: fused if it
+    /// says so for every linear of the group. With one in bf16 among them it is a product of bf16 for all.
     pub(super) fn linear_backward(
         &mut self,
         layer: usize,
@@ -168,23 +169,20 @@ impl Run<'_> {
         let (n, cuda, config, weights) = (self.n, self.cuda, self.config, self.weights);
         let linears = group.linears();
         let n_in = linears[0].shape(config).1;
-        let fused = linears.iter().all(|l| self.dispatch.backward_is_fused(l.shape(config), n));
         // With dropout there is no u: what the adapters add comes later.
         let adapter = self.adapter.as_deref().filter(|_| u.is_some());
         // Up to three dy's and u, always four borrows: the first dy stands in where one is missing.
         let dy = |i: usize| dy.get(i).copied().unwrap_or(dy[0]);
         let reads = [dy(0), dy(1), dy(2), u.unwrap_or(dy(0))];
-        let Some(scratch) = scratch.filter(|_| !fused) else {
+        let is_fused = |linear: &Linear| self.dispatch.backward_is_fused(linear.shape(config), n);
+        let may_be_fused = scratch.is_none() || linears.iter().all(is_fused);
+        if let Some(w) = quantised(weights, layer, group).filter(|_| may_be_fused) {
             let ([dy0, dy1, dy2, u], [dx]) = self.memory.borrow(reads, [dx]);
             let dys = [dy0, dy1, dy2];
             let term = |i: usize| {
                 let linear = linears[i.min(linears.len() - 1)];
                 let dy = cut(dys[i], n * linear.shape(config).0);
-                Term {
-                    dy,
-                    w: weights.linear(layer, linear),
-                    lora: low_rank(adapter, layer, linear, u, n, n_in),
-                }
+                Term { dy, w: w[i], lora: low_rank(adapter, layer, linear, u, n, n_in) }
             };
             let mut dx = cut_mut(dx, n * n_in);
             return match linears.len() {
@@ -192,21 +190,31 @@ impl Run<'_> {
                 2 => nf4_linear::cuda::backward(cuda, n, &[term(0), term(1)], &mut dx),
                 _ => nf4_linear::cuda::backward(cuda, n, &[term(0), term(1), term(2)], &mut dx),
             };
+        }
+        let (dys, u, dx, mut rest) = match scratch {
+            Some(scratch) => {
+                let ([dy0, dy1, dy2, u], [dx, scratch]) = self.memory.borrow(reads, [dx, scratch]);
+                ([dy0, dy1, dy2], u, dx, scratch.cast::<bf16>())
+            }
+            None => {
+                let ([dy0, dy1, dy2, u], [dx]) = self.memory.borrow(reads, [dx]);
+                ([dy0, dy1, dy2], u, dx, ViewMut::empty())
+            }
         };
-        let ([dy0, dy1, dy2, u], [dx, scratch]) = self.memory.borrow(reads, [dx, scratch]);
-        let mut rest = scratch.cast::<bf16>();
         let nothing = View::<bf16>::empty();
         let none = Segment { a: nothing, lda: 0, b: nothing, ldb: 0, k: 0 };
         let mut segments = [none; gemm_bf16::cuda::SEGMENTS];
-        for ((&linear, dy), pair) in
-            linears.iter().zip([dy0, dy1, dy2]).zip(segments.chunks_exact_mut(2))
-        {
+        for ((&linear, dy), pair) in linears.iter().zip(dys).zip(segments.chunks_exact_mut(2)) {
             let n_out = linear.shape(config).0;
-            let (mut decoded, behind) = rest.split_at(n_out * n_in);
-            rest = behind;
-            let w = weights.linear(layer, linear);
-            nf4_dequantize::cuda::forward(cuda, w, &mut decoded, n_in)?;
-            let b = decoded.into_view();
+            let b = match weights.linear(layer, linear) {
+                GpuMatrix::Bf16(w) => w.view(),
+                GpuMatrix::Nf4(w) => {
+                    let (mut decoded, behind) = rest.split_at(n_out * n_in);
+                    rest = behind;
+                    nf4_dequantize::cuda::forward(cuda, w, &mut decoded, n_in)?;
+                    decoded.into_view()
+                }
+            };
             pair[0] = Segment { a: cut(dy, n * n_out), lda: n_out, b, ldb: n_in, k: n_out };
             if let Some(LowRank { left, ld, r, right }) =
                 low_rank(adapter, layer, linear, u, n, n_in)
@@ -252,6 +260,16 @@ impl Run<'_> {
             &mut cut_mut(dv, kv_len),
         )
     }
+}
+
+/// The weights of a group, if all of them are in NF4; the last one stands in where there are fewer than three.
+fn quantised(weights: &GpuWeights, layer: usize, group: Group) -> Option<[&Weight; 3]> {
+    let linears = group.linears();
+    let weight = |i: usize| match weights.linear(layer, linears[i.min(linears.len() - 1)]) {
+        GpuMatrix::Nf4(w) => Some(w),
+        GpuMatrix::Bf16(_) => None,
+    };
+    Some([weight(0)?, weight(1)?, weight(2)?])
 }
 
 /// U and A of a linear, if it is adapted.

@@ -5,17 +5,19 @@ use std::ops::Range;
 use half::bf16;
 
 use super::{Rotate, Run, cut, cut_mut};
+use crate::device::cuda::{Cuda, View, ViewMut};
 use crate::device::memory::Buffer;
 use crate::model::config::{Linear, LlamaConfig};
 use crate::model::cuda::cache::GpuCache;
+use crate::model::cuda::weights::GpuMatrix;
 use crate::model::llama::{LOSS_CHUNK, logits_pitch};
 use crate::model::program::{Group, Norm};
 use crate::model::run::dims;
 use crate::ops::gemm_bf16::cuda::Segment;
 use crate::ops::nf4_linear::cuda::LowRank;
 use crate::ops::{
-    LaunchError, attention, check_at_least, cross_entropy, embedding, gemm_bf16, head, lora_down,
-    nf4_dequantize, nf4_linear, rms_norm, swiglu,
+    LaunchError, attention, check, check_at_least, cross_entropy, embedding, gemm_bf16, head,
+    lora_down, nf4_dequantize, nf4_linear, rms_norm, swiglu,
 };
 
 impl Run<'_> {
@@ -96,7 +98,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Fused, or by way of the scratch, as the dispatch table says for so many rows.
+    /// A weight in bf16 as it is; one in NF4 fused, or by way of the scratch, as the dispatch table says for so
+    /// many rows.
     pub(super) fn linear(
         &mut self,
         layer: usize,
@@ -107,7 +110,6 @@ impl Run<'_> {
         scratch: Option<Buffer>,
     ) -> Result<(), LaunchError> {
         let (n, cuda) = (self.n, self.cuda);
-        let w = self.weights.linear(layer, linear);
         let bias = self.weights.bias(layer, linear);
         let (n_out, n_in) = linear.shape(self.config);
         let fused = self.dispatch.forward_is_fused((n_out, n_in), n);
@@ -125,22 +127,23 @@ impl Run<'_> {
                 right: adapter.copy.view().slice(adapter.layout.slot_b(slot)),
             })
         };
-        let Some(scratch) = scratch.filter(|_| !fused) else {
-            let ([x, v], [y]) = self.memory.borrow([x, v], [y]);
-            let (x, mut y) = (cut(x, n * n_in), cut_mut(y, n * n_out));
-            return nf4_linear::cuda::forward(cuda, n, x, w, lora(v), bias, &mut y);
-        };
-        let ([x, v], [y, scratch]) = self.memory.borrow([x, v], [y, scratch]);
-        let mut decoded = cut_mut(scratch, n_out * n_in);
-        nf4_dequantize::cuda::forward(cuda, w, &mut decoded, n_in)?;
-        let x = cut(x, n * n_in);
-        let base = Segment { a: x, lda: n_in, b: decoded.as_view(), ldb: n_in, k: n_in };
-        let mut y = cut_mut(y, n * n_out);
-        match lora(v) {
-            None => gemm_bf16::cuda::nt(cuda, n, n_out, 1.0, &[base], &mut y, n_out),
-            Some(LowRank { left, ld, r, right }) => {
-                let lora = Segment { a: left, lda: ld, b: right, ldb: r, k: r };
-                gemm_bf16::cuda::nt(cuda, n, n_out, 1.0, &[base, lora], &mut y, n_out)
+        match (self.weights.linear(layer, linear), scratch.filter(|_| !fused)) {
+            (GpuMatrix::Bf16(w), _) => {
+                let ([x, v], [y]) = self.memory.borrow([x, v], [y]);
+                let (x, y) = (cut(x, n * n_in), cut_mut(y, n * n_out));
+                dense(cuda, (n_out, n_in), n, x, w.view(), lora(v), bias, y)
+            }
+            (GpuMatrix::Nf4(w), Some(scratch)) => {
+                let ([x, v], [y, scratch]) = self.memory.borrow([x, v], [y, scratch]);
+                let (x, y) = (cut(x, n * n_in), cut_mut(y, n * n_out));
+                let mut decoded = cut_mut(scratch, n_out * n_in);
+                nf4_dequantize::cuda::forward(cuda, w, &mut decoded, n_in)?;
+                dense(cuda, (n_out, n_in), n, x, decoded.as_view(), lora(v), bias, y)
+            }
+            (GpuMatrix::Nf4(w), None) => {
+                let ([x, v], [y]) = self.memory.borrow([x, v], [y]);
+                let (x, mut y) = (cut(x, n * n_in), cut_mut(y, n * n_out));
+                nf4_linear::cuda::forward(cuda, n, x, w, lora(v), bias, &mut y)
             }
         }
     }
@@ -277,5 +280,28 @@ impl Run<'_> {
             cross_entropy::cuda::forward(cuda, vocab, logits, ld, targets, losses)?;
         }
         Ok(())
+    }
+}
+
+/// y = x·Wᵀ + V·Bᵀ (+ bias) with W `shape` in bf16, for `n` rows.
+#[allow(clippy::too_many_arguments)]
+fn dense(
+    cuda: &Cuda,
+    (n_out, n_in): (usize, usize),
+    n: usize,
+    x: View<bf16>,
+    w: View<bf16>,
+    lora: Option<LowRank>,
+    bias: Option<View<bf16>>,
+    mut y: ViewMut<bf16>,
+) -> Result<(), LaunchError> {
+    check("gemm_bf16", "biases", usize::from(bias.is_some()), 0)?;
+    let base = Segment { a: x, lda: n_in, b: w, ldb: n_in, k: n_in };
+    match lora {
+        None => gemm_bf16::cuda::nt(cuda, n, n_out, 1.0, &[base], &mut y, n_out),
+        Some(LowRank { left, ld, r, right }) => {
+            let lora = Segment { a: left, lda: ld, b: right, ldb: r, k: r };
+            gemm_bf16::cuda::nt(cuda, n, n_out, 1.0, &[base, lora], &mut y, n_out)
+        }
     }
 }
