@@ -35,6 +35,18 @@ def messages(i: int) -> list:
     return turns
 
 
+def calls(i: int) -> list:
+    """Every third conversation calls a tool; the column then has a null for all other messages."""
+    turns = messages(i)
+    if i % 3 == 1:
+        function = {"name": "weather", "arguments": json.dumps({"city": words(i, 1)})}
+        turns[1:1] = [
+            {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]},
+            {"role": "tool", "content": words(i, 2)},
+        ]
+    return turns
+
+
 SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
 
 KINDS = {
@@ -50,6 +62,7 @@ KINDS = {
         for i in range(20)
     ],
     "tools": [{"messages": messages(i), "tools": json.dumps([TOOL]) if i % 2 else None} for i in range(20)],
+    "calls": [{"messages": calls(i), "tools": json.dumps([TOOL])} for i in range(20)],
     "input_ids": [
         {
             "input_ids": [(3 * i + t) % 200 for t in range(6)],

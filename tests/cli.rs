@@ -210,6 +210,29 @@ fn without_a_driver_a_named_gpu_is_refused_and_auto_says_why_it_is_the_cpu() {
     assert_eq!(resolved.train.memory, None);
 }
 
+/// Weighed and held-out data through a whole run, and evaluated again from what it leaves.
+#[test]
+fn a_run_holds_rows_out_and_finds_them_again() {
+    let dir = project();
+    let train = "data.train=[{ path = \"rows.jsonl\", weight = 2.0 }]";
+    let sets = [train, "data.eval=[]", "data.eval_share=0.25", "train.max_steps=1"];
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let output = run(dir.path(), &[&["train", "run.toml", "--out", "held"][..], &sets].concat());
+    let text = stderr(&output);
+    assert!(output.status.success(), "{text}");
+    let (before, _) = text.split_once(" rows held out for the evaluation").expect(&text);
+    let count = before.rsplit(' ').next().unwrap();
+    assert!((1..24).contains(&count.parse::<usize>().unwrap()), "{text}");
+    let resolved = std::fs::read_to_string(dir.path().join("held/run.toml")).unwrap();
+    assert!(
+        resolved.contains("eval_share = 0.25") && resolved.contains("weight = 2.0"),
+        "{resolved}"
+    );
+    let output = run(dir.path(), &["eval", "--run", "held", "--no-exact-match"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).starts_with(&format!("held out: {count} rows, perplexity ")));
+}
+
 #[test]
 fn init_writes_a_file_that_is_valid_and_never_overwrites() {
     let dir = tempfile::tempdir().unwrap();

@@ -85,6 +85,21 @@ fn parquet_gives_the_same_documents_as_lines() {
     assert_eq!(documents(&conversations), lines, "ShareGPT's names for the same turns");
 }
 
+/// A table has a null where a message calls no tool; a template must not see it.
+#[test]
+#[cfg(feature = "parquet")]
+fn calls_and_tools_of_a_table_reach_the_template() {
+    let template = "{{ tools | tojson }}{% for m in messages %}{{ m | tojson }}<|im_end|>{% endfor %}\
+                    {% if add_generation_prompt %}{\"role\": \"assistant\", {% endif %}";
+    let options = DataOptions { chat_template: Some(template.into()), ..DataOptions::new(4096) };
+    let of = |name: &str| load_with(&[rows(name).into()], &options).unwrap();
+    let (lines, table) = (of("calls.jsonl"), of("calls.parquet"));
+    assert_eq!(documents(&lines), documents(&table));
+    let all: Vec<u32> = documents(&table).into_iter().flat_map(|d| d.tokens).collect();
+    let text = tokenizer().decode_with_special(&all).unwrap();
+    assert!(text.contains("\"tool_calls\": [{\"type\": \"function\"") && !text.contains("null"));
+}
+
 #[test]
 fn lists_give_the_same_documents_as_lines() {
     let lines = documents(&load(&rows("messages.jsonl")).unwrap());
@@ -249,6 +264,11 @@ fn columns_of_a_table_have_other_names_too() {
     let [table, lines] = ["alpaca.parquet", "alpaca.jsonl"]
         .map(|file| documents(&load_with(&[source(file)], &DataOptions::new(512)).unwrap()));
     assert_eq!(table, lines);
+    // A column that no kind of row has by its own name.
+    let meta = Columns([("text".to_string(), "meta".to_string())].into());
+    let source = Source { columns: meta, ..rows("text.parquet").into() };
+    let error = load_with(&[source], &DataOptions::new(512)).unwrap_err().to_string();
+    assert!(error.ends_with(", row 1: `meta` must be a text, it is a number"), "{error}");
     let none = Columns([("text".to_string(), "body".to_string())].into());
     let source = Source { columns: none, ..rows("alpaca.parquet").into() };
     let error = load_with(&[source], &DataOptions::new(512)).unwrap_err().to_string();
