@@ -52,7 +52,7 @@ pub(super) fn run(args: &Args, terminal: &Terminal) -> Result<ExitCode, Failure>
     if sources.is_empty() && held_out.is_none() {
         return Err(Failure::new(
             "nothing to evaluate on: no file was given, and the run has no data.eval",
-            "name one or more JSONL files: dayrun eval --run DIR test.jsonl",
+            "name one or more files of rows: dayrun eval --run DIR test.jsonl",
         ));
     }
     run.eval.exact_match &= !args.no_exact_match;

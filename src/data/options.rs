@@ -28,8 +28,8 @@ pub enum TooLong {
     Split,
 }
 
-/// Tokens of which a data set is kept in memory: 64 MiB of them.
-const MEMORY_TOKENS: usize = 1 << 24;
+/// Tokens that are kept in memory: 16 MiB of them.
+const MEMORY_TOKENS: usize = 1 << 22;
 
 /// How rows become documents.
 #[derive(Clone, Debug)]
