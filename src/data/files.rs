@@ -25,8 +25,16 @@ pub enum Format {
 /// The data files that `path` stands for: itself, or those in the directory, by name. What else is in
 /// a directory is named in a warning.
 ///
-/// Errors: the path cannot be read, or is a directory without data files.
+/// Errors: the path cannot be read, is a directory without data files, or a dataset on the Hub.
 pub fn expand(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    if path.starts_with("hf:") {
+        return Err(Error::File {
+            path: path.into(),
+            problem: "is a dataset on the Hub; those are not fetched yet".into(),
+            advice: "download it with `hf download ORG/NAME --repo-type dataset --local-dir DIR`, and \
+                     give its files",
+        });
+    }
     let io = |source| Error::Io { path: path.into(), source };
     if !std::fs::metadata(path).map_err(io)?.is_dir() {
         return Ok(vec![path.into()]);

@@ -44,6 +44,11 @@ fn a_model_on_the_hub_is_trained_on() {
         "[model]\npath = \"hf://{REPO}\"\n[data]\ntrain = \"rows.jsonl\"\nmax_length = 64\n\
          [train]\nmicro_batch_tokens = 64\nmax_steps = 2\n"
     );
+    let of_hub = run.replace("rows.jsonl", "hf://datasets/org/rows");
+    write(&home.join("dataset.toml"), &of_hub);
+    let text = said(&dayrun(&repository, &["train", "dataset.toml"], &[]));
+    assert!(text.contains("hf://datasets/org/rows is a dataset on the Hub"), "{text}");
+    assert!(repository.hub.take().is_empty());
     write(&home.join("run.toml"), &run);
     let output = dayrun(&repository, &["train", "run.toml"], &[]);
     assert!(output.status.success(), "{}", said(&output));
