@@ -101,7 +101,7 @@ def watch(binary, directory, cache, what):
             peak[key] = max(peak.get(key, 0), kb)
         time.sleep(0.01)
     assert child.returncode == 0, child.returncode
-    peaks = ", ".join(f"{key} {kb / 1e3:.0f} MB" for key, kb in peak.items())
+    peaks = ", ".join(f"{key} {kb * 1024 / 1e6:.0f} MB" for key, kb in peak.items())
     print(f"{what}: {time.monotonic() - start:.1f} s, peaks {peaks}")
 
 
