@@ -235,39 +235,64 @@ fn options_with(template: &str) -> DataOptions {
 const TWO_TURNS: &str = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>x</think>b"}, {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]}"#;
 
 #[test]
-fn templates_that_rewrite_the_past_are_refused_with_the_reason() {
+fn templates_that_rewrite_the_past() {
     // Reasoning is shown in the last turn and dropped from earlier ones.
     let drops = "{% for m in messages %}{% if loop.last %}{{ m.content }}{% else %}\
                  {{ m.content.split('</think>')[-1] }}{% endif %}<|im_end|>{% endfor %}";
-    let got = refusal(load_with(TWO_TURNS, &options_with(drops)));
+    let dataset = load_with(TWO_TURNS, &options_with(drops)).unwrap();
+    assert_eq!(learned(&tokenizer(), &dataset.documents[0]), "b<|im_end|>d<|im_end|>");
+    assert_eq!(dataset.stats.rewritten, 1);
+    assert_eq!(load_with(GOOD, &options_with(drops)).unwrap().stats.rewritten, 0);
+    // Without a stop token nobody can tell where such a turn ends.
+    let open = drops.replace("<|im_end|>", "\n");
+    let got = refusal(load_with(TWO_TURNS, &options_with(&open)));
+    assert!(got.contains("they end without a stop token, so their tokens cannot be told"), "{got}");
+    // Where the messages around a turn are not to be found, there is no second way.
+    let both = drops.replace("m.content.split", "(m.role ~ m.content[1:]).split");
+    let got = refusal(load_with(TWO_TURNS, &options_with(&both)));
     assert!(got.contains("messages[0..=1] read differently once later messages"), "{got}");
-    assert!(got.contains("<think>x"), "{got}");
-    // The same template is good for conversations of one turn.
-    assert_eq!(load_with(GOOD, &options_with(drops)).unwrap().documents.len(), 1);
     // A generation prompt that is not how a turn begins.
     let other = "{% for m in messages %}{{ m.role + ': ' + m.content + '<|im_end|>' }}{% endfor %}\
                  {% if add_generation_prompt %}Answer: {% endif %}";
     let got = refusal(load_with(TWO_TURNS, &options_with(other)));
     assert!(got.contains("generation prompt is not how it begins"), "{got}");
+    // Nothing stands before the turn that would tell where it begins.
+    let first = r#"{"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]}"#;
+    let got = refusal(load_with(first, &options_with(other)));
+    assert!(got.contains("messages[0] is the assistant's, and the chat template does not mark"), "{got}");
+    let marked = other.replace("{{ m", "{% generation %}{{ m").replace("}}{% endfor", "}}{% endgeneration %}{% endfor");
+    let dataset = load_with(first, &options_with(&marked)).unwrap();
+    assert_eq!(learned(&tokenizer(), &dataset.documents[0]), "assistant: a<|im_end|>user: b<|im_end|>");
 }
 
 #[test]
 fn templates_say_why_they_fail() {
     let cases = [
-        ("{{ raise_exception('no system here') }}", "no system here"),
         ("{{ messages[7].content.strip() }}", "undefined"),
         ("{{ messages[0].content.frobnicate() }}", "frobnicate"),
         ("{{ strftime_now('%Q') }}", "strftime_now(\"%Q\")"),
-        (
-            "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}",
-            "fuel",
-        ),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
     ];
     for (template, want) in cases {
         let got = refusal(load_with(GOOD, &options_with(template)));
         assert!(got.starts_with(":1: the chat template failed") && got.contains(want), "{got}");
     }
+    let raises = "{% macro f() %}{{ raise_exception('no system here, «please»') }}{% endmacro %}{{ f() }}";
+    let error = load_with(&format!("{GOOD}\n"), &options_with(raises)).unwrap_err();
+    let text = error.to_string();
+    assert!(text.ends_with(".jsonl:1: the chat template refuses this conversation: no system here, «please»"), "{text}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("the template's own rule")), "{error:?}");
+    let endless = "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}";
+    let error = load_with(GOOD, &options_with(endless)).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains(":1: the chat template does not end: it was stopped after 20000000 steps"), "{text}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("another template")), "{error:?}");
+    let marks = "{% generation %}{{ messages[0].content }}{% endgeneration %}";
+    let got = refusal(load_with(&GOOD.replace("Hi", "\u{fdd0}"), &options_with(marks)));
+    assert!(got.contains("the row holds U+FDD0 or U+FDD1"), "{got}");
+    let torn = "{% set x %}{% generation %}abc{% endgeneration %}{% endset %}{{ x[:2] }}";
+    let got = refusal(load_with(GOOD, &options_with(torn)));
+    assert!(got.contains("it cuts its generation blocks apart"), "{got}");
     for template in ["{% if %}", "{% frobnicate %}", "{{ x", "{% include 'other' %}"] {
         let got = refusal(load_with(GOOD, &options_with(template)));
         assert!(got.contains("template"), "{got}");
@@ -288,7 +313,7 @@ fn turns_without_a_stop_token_are_counted() {
 fn templates_render_as_python_does() {
     let special = SpecialTokens { bos: Some("<s>".into()), ..SpecialTokens::default() };
     let date = Some("2024-07-26".parse().unwrap());
-    let messages = [serde_json::json!({"role": "user", "content": "<b> & \"é\"", "n": null,
+    let messages = [serde_json::json!({"role": "user", "content": "<b> & \"é\"", "box": {"n": null},
         "yes": true, "x": 1.0, "list": [1, "a"]})];
     let render = |source: &str| {
         ChatTemplate::new(source, &special, date).unwrap().render(&messages, None, true).unwrap()
@@ -296,14 +321,14 @@ fn templates_render_as_python_does() {
     let cases = [
         (
             "{{ messages[0] | tojson }}",
-            "{\"role\": \"user\", \"content\": \"<b> & \\\"é\\\"\", \"n\": null, \"yes\": true, \
+            "{\"role\": \"user\", \"content\": \"<b> & \\\"é\\\"\", \"box\": {\"n\": null}, \"yes\": true, \
           \"x\": 1.0, \"list\": [1, \"a\"]}",
         ),
         ("{{ messages[0].list | tojson(separators=(',', ':')) }}", "[1,\"a\"]"),
         ("{{ messages[0].list | tojson(indent=2) }}", "[\n  1,\n  \"a\"\n]"),
         ("{{ messages[0].content }}", "<b> & \"é\""),
         (
-            "{{ messages[0].n }}|{{ messages[0].yes }}|{{ messages[0].x }}|{{ messages[0].list }}",
+            "{{ messages[0].box.n }}|{{ messages[0].yes }}|{{ messages[0].x }}|{{ messages[0].list }}",
             "None|True|1.0|[1, 'a']",
         ),
         ("{{ bos_token }}|{{ eos_token }}|{{ eos_token is defined }}", "<s>||False"),
@@ -319,7 +344,7 @@ fn templates_render_as_python_does() {
         ("{{ ' a b '.strip().split(' ')[-1].upper() }}", "B"),
         (
             "{{ messages[0].get('missing', 'd') }}|{% for k, v in messages[0].items() %}{{ k }} {% endfor %}",
-            "d|role content n yes x list ",
+            "d|role content box yes x list ",
         ),
     ];
     for (source, want) in cases {

@@ -6,7 +6,8 @@ use super::device::{ByteSize, DeviceChoice, Threads};
 use super::section::section;
 use super::sources::Sources;
 use super::values::{
-    ComputeDtype, Nf4Linear, OnRow, PromptAs, Quantization, ScheduleKind, TooLong, Warmup,
+    ComputeDtype, Nf4Linear, OnRow, PromptAs, Quantization, ScheduleKind, TooLong, Variables,
+    Warmup,
 };
 use crate::adapter::{Names, OneOrMany, Patterns, RANKS, TargetModules};
 use crate::data::Columns;
@@ -64,9 +65,12 @@ section! {
         /// What a prompt/completion row becomes on a model with a chat template: plain "text", or
         /// a "chat" of one user turn and one assistant turn.
         prompt_as: PromptAs = PromptAs::Text, "\"text\" or \"chat\"", |_| true;
-        /// A chat template (Jinja) that takes the place of the model's own.
-        chat_template: Option<PathBuf> = None, "a path", |_| true,
-            example "\"template.jinja\"";
+        /// A chat template that takes the place of the model's own: "chatml", "llama-3", "mistral"
+        /// or "alpaca" for base models, or a file (Jinja; a file of such a name as ./chatml).
+        chat_template: Option<PathBuf> = None, "a name or a path", |_| true,
+            example "\"chatml\"";
+        /// Variables for the chat template, such as { enable_thinking = false }.
+        template_kwargs: Variables = Variables::default(), "a table", |_| true;
         /// The date that a template sees which asks for today's, so that runs can be repeated.
         date: Option<String> = None, "a date such as \"2025-01-31\"",
             |v| v.as_ref().is_none_or(|v| v.parse::<jiff::civil::Date>().is_ok()),

@@ -28,7 +28,8 @@ pub use read::{Source, load, parse};
 pub use section::Key;
 pub use sources::Sources;
 pub use values::{
-    ComputeDtype, Nf4Linear, OnRow, PromptAs, Quantization, ScheduleKind, TooLong, Warmup,
+    ComputeDtype, Nf4Linear, OnRow, PromptAs, Quantization, ScheduleKind, TooLong, Variables,
+    Warmup,
 };
 
 /// A whole run file.

@@ -55,6 +55,30 @@ pub enum PromptAs {
     Chat,
 }
 
+/// Variables for a chat template.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Variables(pub toml::Table);
+
+impl Variables {
+    /// As a template sees them; a date is its text.
+    pub fn json(&self) -> serde_json::Map<String, serde_json::Value> {
+        self.0.iter().map(|(name, value)| (name.clone(), json(value))).collect()
+    }
+}
+
+fn json(value: &toml::Value) -> serde_json::Value {
+    match value {
+        toml::Value::String(text) => text.as_str().into(),
+        toml::Value::Integer(n) => (*n).into(),
+        toml::Value::Float(x) => (*x).into(),
+        toml::Value::Boolean(flag) => (*flag).into(),
+        toml::Value::Datetime(date) => date.to_string().into(),
+        toml::Value::Array(list) => list.iter().map(json).collect(),
+        toml::Value::Table(table) => Variables(table.clone()).json().into(),
+    }
+}
+
 /// The learning rate's way down after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

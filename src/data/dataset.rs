@@ -286,6 +286,7 @@ impl Reading<'_> {
                         *stats.kinds.entry(item.kind).or_default() += 1;
                         stats.turns_without_stop += item.encoded.turns_without_stop;
                         stats.straddled += usize::from(item.encoded.straddled);
+                        stats.rewritten += usize::from(item.encoded.rewritten);
                         stats.lengths.push(item.encoded.document.tokens.len());
                         take(stats, place, item)?;
                     }

@@ -11,11 +11,11 @@
 //! empty line, the input as the user's, the output as the assistant's.
 //!
 //! **Chat rows** are rendered by the model's template and tokenised as a whole with nothing added
-//! (a template brings its own BOS). Where the assistant's turns lie comes from rendering prefixes:
-//! turn `i` is what the text of messages `0..=i` adds to the text of `0..i` with the generation
-//! prompt. That holds only if adding a message never changes the text before it, which is checked
-//! for each row. Loss on each assistant turn up to and with its end-of-turn token; what the template
-//! writes behind it (a line end) is never asked of the model, so it is left out.
+//! (a template brings its own BOS). A template with `{% generation %}` blocks says itself which text
+//! is the assistant's, and the mask is that of transformers' `return_assistant_tokens_mask`, token for
+//! token. Without them the turns are found by rendering parts of the conversation (`assistant.rs`). Loss
+//! on each assistant turn up to and with its end-of-turn token; what the template writes behind it (a
+//! line end) is never asked of the model, so it is left out.
 //!
 //! **Ready-made rows** are taken as they are, nothing is added.
 //!
@@ -25,9 +25,11 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::Document;
+use super::assistant::Conversation;
 use super::error::RowProblem;
+use super::generation::Rendered;
 use super::records::Record;
-use super::template::ChatTemplate;
+use super::template::{ChatTemplate, TemplateError};
 use crate::model::tokenizer::{self, TextTokenizer};
 
 /// What a plain `prompt`/`completion` row becomes on a model with a chat template.
@@ -55,6 +57,17 @@ pub enum EncodeError {
     NoEos,
 }
 
+impl From<TemplateError> for EncodeError {
+    fn from(error: TemplateError) -> Self {
+        let text = error.to_string();
+        EncodeError::Row(match error {
+            TemplateError::Raised(_) => RowProblem::Raised(text),
+            TemplateError::Endless => RowProblem::Endless(text),
+            _ => RowProblem::Template(text),
+        })
+    }
+}
+
 /// A record's tokens, and what was noticed on the way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EncodedRecord {
@@ -63,6 +76,8 @@ pub struct EncodedRecord {
     pub turns_without_stop: usize,
     /// A token lies on both sides of the border between prompt and completion.
     pub straddled: bool,
+    /// The template shows earlier turns differently once later messages follow.
+    pub rewritten: bool,
 }
 
 /// Turns records into documents.
@@ -124,7 +139,7 @@ impl Encoder<'_> {
         let last = messages.iter().rposition(|m| m["role"] == "assistant");
         let last = last.ok_or(RowProblem::NoLoss("it has no assistant turn"))?;
         let template = self.template.ok_or(EncodeError::NoTemplate)?;
-        let text = template.render(&messages[..last], tools, true).map_err(template_problem)?;
+        let text = template.render(&messages[..last], tools, true)?;
         let answer = messages[last]["content"].as_str().unwrap_or_default();
         Ok((self.tokenizer.encode(&text)?, answer.to_string()))
     }
@@ -170,7 +185,7 @@ impl Encoder<'_> {
         }
         let straddled = encoded.spans.iter().any(|s| s.start < border && s.end > border);
         let document = Document { tokens, loss_mask };
-        Ok(EncodedRecord { document, turns_without_stop: 0, straddled })
+        Ok(EncodedRecord { document, straddled, ..EncodedRecord::default() })
     }
 
     fn chat(
@@ -180,26 +195,85 @@ impl Encoder<'_> {
         loss_from: usize,
     ) -> Result<EncodedRecord, EncodeError> {
         let template = self.template.ok_or(EncodeError::NoTemplate)?;
-        let text = template.render(messages, tools, false).map_err(template_problem)?;
-        let mut turns: Vec<Range<usize>> = Vec::new();
-        for (i, message) in messages.iter().enumerate().skip(loss_from) {
-            if message["role"] != "assistant" {
-                continue;
-            }
-            turns.push(turn(template, messages, tools, i, &text)?);
+        let rendered = template.render_marked(messages, tools, false)?;
+        let encoded = self.tokenizer.encode_with_spans(&rendered.text)?;
+        let conversation = Conversation { template, messages, tools, text: &rendered.text };
+        if template.marks_assistant() {
+            self.marked(&conversation, &rendered, encoded, loss_from)
+        } else {
+            self.unmarked(&conversation, encoded, loss_from)
         }
-        let encoded = self.tokenizer.encode_with_spans(&text)?;
+    }
+
+    /// The loss on what the template's generation blocks wrote; of a row with a prompt, on what
+    /// follows it.
+    fn marked(
+        &self,
+        conversation: &Conversation,
+        rendered: &Rendered,
+        encoded: tokenizer::Encoded,
+        loss_from: usize,
+    ) -> Result<EncodedRecord, EncodeError> {
         let mut loss_mask = vec![false; encoded.ids.len()];
-        let mut turns_without_stop = 0;
-        for turn in turns {
-            let start = encoded.spans.partition_point(|span| span.end <= turn.start);
-            let end = encoded.spans.partition_point(|span| span.start < turn.end);
-            let (end, stops) = self.end_of_turn(&encoded, start..end.max(start), &text[turn]);
-            turns_without_stop += usize::from(!stops);
-            loss_mask[start..end].fill(true);
+        let mut with_stop = 0;
+        for block in &rendered.generated {
+            // transformers looks for the first token of the block's first and of its last character.
+            let Some(first) = token_at(&encoded, block.start) else { break };
+            let last = rendered.text[..block.end].char_indices().next_back();
+            let Some((last, _)) = last else { continue };
+            let end = token_at(&encoded, last).filter(|&token| token > 0);
+            let end = end.map_or(encoded.ids.len(), |token| token + 1);
+            if first < end {
+                loss_mask[first..end].fill(true);
+                let text = &rendered.text[block.clone()];
+                with_stop += usize::from(self.end_of_turn(&encoded, first..end, text).1);
+            }
         }
+        if loss_from > 0 {
+            let prompt = conversation.prompt_length(loss_from)?;
+            let prompt = encoded.spans.partition_point(|span| span.end <= prompt);
+            loss_mask[..prompt].fill(false);
+        }
+        let turns = conversation.messages.iter().filter(|m| m["role"] == "assistant").count();
+        let turns_without_stop = turns.saturating_sub(with_stop);
         let document = Document { tokens: encoded.ids, loss_mask };
-        Ok(EncodedRecord { document, turns_without_stop, straddled: false })
+        Ok(EncodedRecord { document, turns_without_stop, ..EncodedRecord::default() })
+    }
+
+    /// The loss on the assistant's turns, as they are found.
+    fn unmarked(
+        &self,
+        conversation: &Conversation,
+        encoded: tokenizer::Encoded,
+        loss_from: usize,
+    ) -> Result<EncodedRecord, EncodeError> {
+        let mut out = EncodedRecord::default();
+        let mut loss_mask = vec![false; encoded.ids.len()];
+        for turn in conversation.turns(loss_from)? {
+            let start = encoded.spans.partition_point(|span| span.end <= turn.bytes.start);
+            let end = encoded.spans.partition_point(|span| span.start < turn.bytes.end);
+            let range = start..end.max(start);
+            let end = if turn.runs_on {
+                let stop = |&token: &usize| self.tokenizer.stop_ids().contains(&encoded.ids[token]);
+                let last = range.rev().find(stop).ok_or_else(|| {
+                    RowProblem::Template(
+                        "under the chat template, earlier turns read differently once later messages \
+                         are added, and they end without a stop token, so their tokens cannot be told"
+                            .into(),
+                    )
+                })?;
+                last + 1
+            } else {
+                let text = &conversation.text[turn.bytes];
+                let (end, stops) = self.end_of_turn(&encoded, range, text);
+                out.turns_without_stop += usize::from(!stops);
+                end
+            };
+            loss_mask[start..end].fill(true);
+            out.rewritten |= turn.rewritten;
+        }
+        out.document = Document { tokens: encoded.ids, loss_mask };
+        Ok(out)
     }
 
     /// Where the loss of a turn ends, and whether a stop token stands there. A special token with
@@ -256,50 +330,8 @@ fn as_plain(record: &Record) -> (Cow<'_, str>, &str) {
     }
 }
 
-/// Turn `i`'s bytes in `text`, the whole conversation's.
-fn turn(
-    template: &ChatTemplate,
-    messages: &[serde_json::Value],
-    tools: Option<&serde_json::Value>,
-    i: usize,
-    text: &str,
-) -> Result<Range<usize>, EncodeError> {
-    let render = |n: usize, prompt: bool| {
-        template.render(&messages[..n], tools, prompt).map_err(template_problem)
-    };
-    let before = render(i, true)?;
-    let rendered;
-    let after = if i + 1 == messages.len() {
-        text
-    } else {
-        rendered = render(i + 1, false)?;
-        &rendered
-    };
-    if !text.starts_with(after) {
-        let what = format!(
-            "under the chat template, messages[0..={i}] read differently once later messages are \
-             added (from {:?}), so what the model is taught is not what it will see",
-            difference(after, text)
-        );
-        return Err(RowProblem::Template(what).into());
-    }
-    if !after.starts_with(&before) {
-        let what = format!(
-            "the chat template's generation prompt is not how it begins the assistant's turn \
-             messages[{i}] (from {:?}), so the turn's tokens cannot be told",
-            difference(&before, after)
-        );
-        return Err(RowProblem::Template(what).into());
-    }
-    Ok(before.len()..after.len())
-}
-
-fn template_problem(error: super::template::TemplateError) -> EncodeError {
-    RowProblem::Template(error.to_string()).into()
-}
-
-/// The first characters of `a` that `b` does not share.
-fn difference(a: &str, b: &str) -> String {
-    let differs = a.chars().zip(b.chars()).take_while(|(x, y)| x == y).count();
-    a.chars().skip(differs).take(30).collect()
+/// The first token that covers the byte `at`.
+fn token_at(encoded: &tokenizer::Encoded, at: usize) -> Option<usize> {
+    let token = encoded.spans.partition_point(|span| span.end <= at);
+    encoded.spans.get(token).filter(|span| span.start <= at).map(|_| token)
 }

@@ -33,6 +33,12 @@ pub enum RowProblem {
     /// The chat template refused or changed something.
     #[error("{0}")]
     Template(String),
+    /// The chat template called `raise_exception`: its own words.
+    #[error("{0}")]
+    Raised(String),
+    /// The chat template was stopped.
+    #[error("{0}")]
+    Endless(String),
     /// Not one token that the loss counts.
     #[error("has no loss token: {0}")]
     NoLoss(&'static str),
@@ -50,6 +56,8 @@ impl RowProblem {
             Self::Mixed { .. } => "of another kind than the first row",
             Self::Key { .. } => "a key missing or wrong",
             Self::Template(_) => "not for the chat template",
+            Self::Raised(_) => "refused by the chat template",
+            Self::Endless(_) => "the chat template did not end",
             Self::NoLoss(_) => "without a loss token",
         }
     }
@@ -104,6 +112,12 @@ pub enum Error {
     /// The chat template cannot be used for any row.
     #[error("the chat template of {}: {problem}", path.display())]
     Template { path: PathBuf, problem: String },
+    /// A template of ours whose tokens the tokenizer does not have.
+    #[error(
+        "the chat template \"{name}\" writes {token}, and the tokenizer of {} has no such token",
+        path.display()
+    )]
+    NamedTemplate { path: PathBuf, name: &'static str, token: &'static str },
     /// Chat rows for a model that has no chat template.
     #[error("{} has no chat template, and the data are `messages` rows", path.display())]
     NoTemplate { path: PathBuf },
@@ -147,6 +161,13 @@ impl Error {
                 RowProblem::Template(_) => {
                     "change the row or the template, or set `on_bad_row = \"skip\"`"
                 }
+                RowProblem::Raised(_) => {
+                    "this is the template's own rule: change the row to what it asks for, give another \
+                     template (`data.chat_template`), or set `on_bad_row = \"skip\"`"
+                }
+                RowProblem::Endless(_) => {
+                    "no chat needs so many: give another template (`data.chat_template`)"
+                }
                 RowProblem::Utf8(_) => {
                     "write the file anew as UTF-8, or set `on_bad_row = \"skip\"` to leave such rows out"
                 }
@@ -163,8 +184,13 @@ impl Error {
             Error::Empty { .. } => "set `on_bad_row = \"error\"` to see what is wrong with them",
             Error::EmptyDirectory(_) => "data files are named *.jsonl, *.json or *.parquet",
             Error::Template { .. } => "give a template of your own, or use `prompt` rows",
+            Error::NamedTemplate { .. } => {
+                "take `data.chat_template = \"alpaca\"` or \"mistral\", which need no tokens of their \
+                 own: without it the model would be taught to spell the token's name"
+            }
             Error::NoTemplate { .. } => {
-                "use the model's instruct variant, give a chat template, or use `prompt` rows"
+                "use the model's instruct variant, give a chat template (`data.chat_template`: a file, or \
+                 \"chatml\", \"llama-3\", \"mistral\" or \"alpaca\"), or use `prompt` rows"
             }
             Error::NoEos { .. } => "add eos_token to the model's tokenizer_config.json",
             Error::Tokenizer { source, .. } => return source.hint(),

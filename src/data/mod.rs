@@ -1,5 +1,6 @@
 //! Records → chat template → tokens and loss mask → packed micro-batches.
 
+mod assistant;
 pub mod batch;
 pub mod columns;
 pub mod dataset;
@@ -7,7 +8,9 @@ pub mod encode;
 mod error;
 pub mod exact_match;
 pub mod files;
+mod generation;
 pub mod mix;
+pub mod named;
 mod options;
 pub mod orders;
 pub mod pack;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::encode::PromptAs;
 use super::error::Error;
 use super::mix::HeldOut;
+use super::named;
 use super::template::ChatTemplate;
 use crate::model::tokenizer::TextTokenizer;
 
@@ -39,8 +40,10 @@ pub struct DataOptions {
     pub too_long: TooLong,
     pub on_bad_row: OnBadRow,
     pub prompt_as: PromptAs,
-    /// A chat template that takes the place of the model's own.
+    /// A chat template's source that takes the place of the model's own.
     pub chat_template: Option<String>,
+    /// More variables that the template sees.
+    pub template_kwargs: serde_json::Map<String, serde_json::Value>,
     /// What `strftime_now` says in a template; `None`: today.
     pub date: Option<jiff::civil::Date>,
     /// The model's vocabulary, which ready-made tokens must be in; `None`: the tokenizer's.
@@ -61,6 +64,7 @@ impl DataOptions {
             on_bad_row: OnBadRow::default(),
             prompt_as: PromptAs::default(),
             chat_template: None,
+            template_kwargs: serde_json::Map::new(),
             date: None,
             vocab_size: None,
             held_out: None,
@@ -71,13 +75,13 @@ impl DataOptions {
 
     /// The chat template in force: the option's, else the model's, else none.
     ///
-    /// Errors: [`Error::Template`] if it cannot be read.
+    /// Errors: [`Error::Template`] if it cannot be read, [`Error::NamedTemplate`].
     pub fn template(&self, tokenizer: &TextTokenizer) -> Result<Option<ChatTemplate>, Error> {
         let source = self.chat_template.as_deref().or(tokenizer.chat_template());
-        let compile = |source| ChatTemplate::new(source, tokenizer.special_tokens(), self.date);
-        source
-            .map(compile)
-            .transpose()
-            .map_err(|e| Error::Template { path: tokenizer.path().into(), problem: e.to_string() })
+        let Some(source) = source else { return Ok(None) };
+        named::check(source, tokenizer)?;
+        let template = ChatTemplate::new(source, tokenizer.special_tokens(), self.date)
+            .map_err(|e| Error::Template { path: tokenizer.path().into(), problem: e.to_string() })?;
+        Ok(Some(template.with_variables(&self.template_kwargs)))
     }
 }

@@ -5,7 +5,49 @@
 
 use std::fmt::Write;
 
-use minijinja::value::{Value, ValueKind};
+use minijinja::value::{Value, ValueKind, from_args};
+use minijinja::{Error, State};
+use minijinja_contrib::pycompat;
+
+/// `str.isspace()` of one character: Unicode's white space, and the four separators of ASCII.
+pub(super) fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
+}
+
+/// Methods of strings, lists and dicts that minijinja does not know.
+///
+/// `strip`, `lstrip` and `rstrip` are here for Python's idea of white space, `rsplit` because it is missing
+/// there.
+pub(super) fn method(
+    state: &mut State,
+    value: &Value,
+    name: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
+    let ours = ["strip", "lstrip", "rstrip", "rsplit"];
+    let Some(text) = value.as_str().filter(|_| ours.contains(&name)) else {
+        return pycompat::unknown_method_callback(state, value, name, args);
+    };
+    if name == "rsplit" {
+        let (separator, most): (&str, Option<i64>) = from_args(args)?;
+        let pieces = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX - 1);
+        let pieces: Vec<&str> = text.rsplitn(pieces + 1, separator).collect();
+        return Ok(pieces.into_iter().rev().map(Value::from).collect());
+    }
+    let (chars,): (Option<&str>,) = from_args(args)?;
+    let gone = |c: char| chars.map_or_else(|| is_space(c), |chars| chars.contains(c));
+    Ok(Value::from(match name {
+        "lstrip" => text.trim_start_matches(gone),
+        "rstrip" => text.trim_end_matches(gone),
+        _ => text.trim_matches(gone),
+    }))
+}
+
+/// Jinja's `trim`: `str(value).strip(chars)`.
+pub(super) fn trim(value: Value, chars: Option<String>) -> String {
+    let gone = |c: char| chars.as_ref().map_or_else(|| is_space(c), |chars| chars.contains(c));
+    str(&value).trim_matches(gone).to_string()
+}
 
 /// `str(value)`.
 pub(super) fn str(value: &Value) -> String {

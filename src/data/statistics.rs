@@ -30,6 +30,9 @@ pub struct Statistics {
     pub turns_without_stop: usize,
     /// Plain rows where a token lies on both sides of the border between prompt and completion.
     pub straddled: usize,
+    /// Chat rows whose earlier turns the template shows differently once later messages follow: the
+    /// model is taught to answer in a conversation as it reads in the end.
+    pub rewritten: usize,
     pub documents: usize,
     pub tokens: usize,
     pub loss_tokens: usize,
@@ -83,6 +86,7 @@ impl Statistics {
         self.pieces_without_loss += other.pieces_without_loss;
         self.turns_without_stop += other.turns_without_stop;
         self.straddled += other.straddled;
+        self.rewritten += other.rewritten;
         self.documents += other.documents;
         self.tokens += other.tokens;
         self.loss_tokens += other.loss_tokens;

@@ -15,7 +15,7 @@ use super::{Base, Schedule, StepReport, Trainer, TrainerOptions};
 use crate::Error;
 use crate::adapter::{Adapter, BaseModel, PeftError, peft};
 use crate::config::{ComputeDtype, OnRow, PromptAs, RunFile, TooLong};
-use crate::data::{self, DataOptions, Dataset, EvalRow, HeldOut, Source, Statistics, encode};
+use crate::data::{self, DataOptions, Dataset, EvalRow, HeldOut, Source, Statistics, encode, named};
 use crate::device::cpu::GemmElement;
 use crate::device::memory::Placement;
 use crate::model;
@@ -59,10 +59,7 @@ pub fn held_out(run: &RunFile) -> Option<HeldOut> {
 /// How a run file's data section is loaded. Nothing is held out: see [`held_out`].
 pub fn data_options(run: &RunFile) -> Result<DataOptions, Error> {
     let data = &run.data;
-    let template = data.chat_template.as_ref().map(|path| {
-        std::fs::read_to_string(path)
-            .map_err(|source| data::Error::Io { path: path.clone(), source })
-    });
+    let template = data.chat_template.as_deref().map(named::source);
     Ok(DataOptions {
         too_long: match data.too_long {
             TooLong::Truncate => data::TooLong::Truncate,
@@ -77,6 +74,7 @@ pub fn data_options(run: &RunFile) -> Result<DataOptions, Error> {
             PromptAs::Chat => encode::PromptAs::Chat,
         },
         chat_template: template.transpose()?,
+        template_kwargs: data.template_kwargs.json(),
         // The run file has been checked: what is there is a date.
         date: data.date.as_ref().and_then(|date| date.parse().ok()),
         cache_dir: model::default_cache_dir().unwrap_or_else(std::env::temp_dir),
@@ -186,7 +184,7 @@ fn check_files(run: &RunFile) -> Result<(), Error> {
         }
     }
     if let Some(template) = &run.data.chat_template {
-        open(template)?;
+        named::source(template)?;
     }
     if let Some(dir) = &run.lora.init_adapter {
         let path = dir.join("adapter_config.json");
@@ -220,6 +218,7 @@ fn left_out(stats: &Statistics) -> Vec<String> {
         (stats.pieces_without_loss, "pieces without a loss token left out"),
         (stats.straddled, "rows with a token over the border of prompt and completion"),
         (stats.turns_without_stop, "answers without a stop token at their end"),
+        (stats.rewritten, "conversations whose earlier turns the chat template rewrites"),
     ];
     let some = counts.into_iter().filter(|(count, _)| *count > 0);
     some.map(|(count, what)| format!("{count} {what}")).collect()

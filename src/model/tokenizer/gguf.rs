@@ -11,7 +11,7 @@ use tokenizers::decoders::fuse::Fuse;
 use tokenizers::decoders::sequence::Sequence as Decoders;
 use tokenizers::decoders::strip::Strip;
 use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::normalizers::{Prepend, Replace, Sequence as Normalizers};
+use tokenizers::normalizers::{NFC, Prepend, Replace, Sequence as Normalizers};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
@@ -30,6 +30,13 @@ const USER_DEFINED: i128 = 4;
 /// Llama 3's split: contractions, words with at most one leading sign, numbers of up to three
 /// digits, signs, line ends, spaces.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// Qwen2's split: Llama 3's, with each digit by itself.
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// Mistral's tekken split: a word ends where a capital follows a small letter; digits by themselves;
+/// slashes stay with the signs before them.
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// GPT-2's split, the last of llama.cpp's default ones.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
@@ -139,8 +146,8 @@ pub(super) fn read(file: &Gguf) -> Result<Parts, Error> {
     for key in ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
         stop.extend(keys.token(key, &tokens)?.map(|(id, _)| id));
     }
-    // Files that do not say: llama.cpp adds BOS for SentencePiece and for Llama 3.
-    let bos_by_default = kind == "llama" || pre == "llama-bpe";
+    // Files that do not say: llama.cpp adds BOS for SentencePiece, for Llama 3 and for tekken.
+    let bos_by_default = kind == "llama" || matches!(pre.as_str(), "llama-bpe" | "tekken");
     let text = |token: Option<(u32, String)>| token.map(|(_, text)| text);
     Ok(Parts {
         path: file.path.clone(),
@@ -186,7 +193,8 @@ impl Keys<'_> {
     }
 }
 
-/// Byte-level BPE, as GPT-2, SmolLM and Llama 3 have it.
+/// Byte-level BPE, as GPT-2, SmolLM, Llama 3, Qwen2 and Mistral's tekken have it. `smaug-bpe` is what
+/// llama.cpp calls Llama 3's tokenizer without a BOS: SmolLM3's.
 fn byte_level(keys: &Keys, vocab: &HashMap<String, u32>, pre: &str) -> Result<Tokenizer, Error> {
     let split = |regex: &str| {
         let pattern = SplitPattern::Regex(regex.into());
@@ -194,24 +202,27 @@ fn byte_level(keys: &Keys, vocab: &HashMap<String, u32>, pre: &str) -> Result<To
         split.map(PreTokenizerWrapper::from)
     };
     let bytes = |use_regex| PreTokenizerWrapper::from(ByteLevel::new(false, true, use_regex));
-    let (steps, ignore_merges) = keys.guard("splitting", || {
-        Ok(match pre {
-            "smollm" => (Some(vec![Digits::new(true).into(), bytes(true)]), false),
-            // Llama 3's vocabulary was not made by its merges: a word that is a token stays whole.
-            "llama-bpe" => (Some(vec![split(LLAMA3)?, bytes(false)]), true),
+    let steps = keys.guard("splitting", || {
+        Ok(Some(match pre {
+            "smollm" => vec![Digits::new(true).into(), bytes(true)],
+            "llama-bpe" | "smaug-bpe" => vec![split(LLAMA3)?, bytes(false)],
+            "qwen2" => vec![split(QWEN2)?, bytes(false)],
+            "tekken" => vec![split(TEKKEN)?, bytes(false)],
             "default" => {
                 let steps = [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"];
                 let steps: tokenizers::Result<Vec<_>> = steps.into_iter().map(split).collect();
                 let mut steps = steps?;
                 steps.push(bytes(false));
-                (Some(steps), false)
+                steps
             }
-            _ => (None, false),
-        })
+            _ => return Ok(None),
+        }))
     })?;
     let Some(steps) = steps else {
         return Err(keys.unsupported(format!("the pre-tokenizer \"{pre}\"")));
     };
+    // These vocabularies were not made by their merges: a word that is a token stays whole.
+    let ignore_merges = matches!(pre, "llama-bpe" | "smaug-bpe" | "tekken");
     let key = "tokenizer.ggml.merges";
     let merges = keys.merges()?.ok_or_else(|| keys.error(key, "is missing"))?;
     let bpe = keys.guard("building it", || {
@@ -221,6 +232,10 @@ fn byte_level(keys: &Keys, vocab: &HashMap<String, u32>, pre: &str) -> Result<To
             .build()
     })?;
     let mut inner = Tokenizer::new(bpe);
+    if pre == "qwen2" {
+        // llama.cpp leaves a composed and a decomposed é apart; Qwen's own tokenizer does not.
+        keys.guard("building it", || inner.with_normalizer(Some(NFC)).map(|_| ()))?;
+    }
     inner.with_pre_tokenizer(Some(PreTokenizers::new(steps)));
     inner.with_decoder(Some(ByteLevel::new(false, true, true)));
     Ok(inner)

@@ -133,8 +133,9 @@ impl TextTokenizer {
             inner.get_added_vocabulary().is_special_token(token).then_some(id)
         };
         stop.extend(eos);
-        let template = chat_template.as_deref().unwrap_or_default();
-        let turns = END_OF_TURN.iter().filter(|token| template.contains(*token));
+        // Of a model without a template, that of the run file may write any of them.
+        let template = chat_template.as_deref();
+        let turns = END_OF_TURN.iter().filter(|token| template.is_none_or(|t| t.contains(*token)));
         stop.extend(turns.chain(&END_OF_TEXT).filter_map(|token| is_special(token)));
         stop.sort_unstable();
         stop.dedup();
@@ -226,7 +227,7 @@ impl TextTokenizer {
     }
 
     /// Ids that end a generation, ascending: EOS, those the model's generation config names, and
-    /// the end-of-turn tokens that its chat template writes.
+    /// the end-of-turn tokens that its chat template writes (all that it has, if there is none).
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop
     }
