@@ -256,13 +256,6 @@ fn templates_that_rewrite_the_past() {
                  {% if add_generation_prompt %}Answer: {% endif %}";
     let got = refusal(load_with(TWO_TURNS, &options_with(other)));
     assert!(got.contains("generation prompt is not how it begins"), "{got}");
-    // Nothing stands before the turn that would tell where it begins.
-    let first = r#"{"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]}"#;
-    let got = refusal(load_with(first, &options_with(other)));
-    assert!(got.contains("messages[0] is the assistant's, and the chat template does not mark"), "{got}");
-    let marked = other.replace("{{ m", "{% generation %}{{ m").replace("}}{% endfor", "}}{% endgeneration %}{% endfor");
-    let dataset = load_with(first, &options_with(&marked)).unwrap();
-    assert_eq!(learned(&tokenizer(), &dataset.documents[0]), "assistant: a<|im_end|>user: b<|im_end|>");
 }
 
 #[test]
@@ -277,15 +270,25 @@ fn templates_say_why_they_fail() {
         let got = refusal(load_with(GOOD, &options_with(template)));
         assert!(got.starts_with(":1: the chat template failed") && got.contains(want), "{got}");
     }
-    let raises = "{% macro f() %}{{ raise_exception('no system here, «please»') }}{% endmacro %}{{ f() }}";
+    let raises =
+        "{% macro f() %}{{ raise_exception('no system here, «please»') }}{% endmacro %}{{ f() }}";
     let error = load_with(&format!("{GOOD}\n"), &options_with(raises)).unwrap_err();
     let text = error.to_string();
-    assert!(text.ends_with(".jsonl:1: the chat template refuses this conversation: no system here, «please»"), "{text}");
+    assert!(
+        text.ends_with(
+            ".jsonl:1: the chat template refuses this conversation: no system here, «please»"
+        ),
+        "{text}"
+    );
     assert!(error.hint().is_some_and(|hint| hint.contains("the template's own rule")), "{error:?}");
-    let endless = "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}";
+    let endless =
+        "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}";
     let error = load_with(GOOD, &options_with(endless)).unwrap_err();
     let text = error.to_string();
-    assert!(text.contains(":1: the chat template does not end: it was stopped after 20000000 steps"), "{text}");
+    assert!(
+        text.contains(":1: the chat template does not end: it was stopped after 20000000 steps"),
+        "{text}"
+    );
     assert!(error.hint().is_some_and(|hint| hint.contains("another template")), "{error:?}");
     let marks = "{% generation %}{{ messages[0].content }}{% endgeneration %}";
     let got = refusal(load_with(&GOOD.replace("Hi", "\u{fdd0}"), &options_with(marks)));
@@ -313,7 +316,8 @@ fn turns_without_a_stop_token_are_counted() {
 fn templates_render_as_python_does() {
     let special = SpecialTokens { bos: Some("<s>".into()), ..SpecialTokens::default() };
     let date = Some("2024-07-26".parse().unwrap());
-    let messages = [serde_json::json!({"role": "user", "content": "<b> & \"é\"", "box": {"n": null},
+    let messages =
+        [serde_json::json!({"role": "user", "content": "<b> & \"é\"", "box": {"n": null},
         "yes": true, "x": 1.0, "list": [1, "a"]})];
     let render = |source: &str| {
         ChatTemplate::new(source, &special, date).unwrap().render(&messages, None, true).unwrap()
@@ -336,6 +340,11 @@ fn templates_render_as_python_does() {
         ("{{ strftime_now('%d %b %Y') }}", "26 Jul 2024"),
         ("{% for m in messages %}\n  {% if true %}\n x\n  {% endif %}\n{% endfor %}\n", " x\n"),
         ("{% generation %}\na\n{%- endgeneration %}\n|", "a|"),
+        ("x {%- generation -%}\n  a\n  {% endgeneration -%}\n |", "xa\n|"),
+        ("{% set a = 1 %}{% generation %}{% set a = 2 %}{{ a }}{% endgeneration %}{{ a }}", "21"),
+        ("{% raw %}\n{% generation %}{% endraw %}", "\n{% generation %}"),
+        ("{{ 'a-b-c'.rsplit('-', 1) }}{{ 'a-b'.rsplit('-') }}", "['a-b', 'c']['a', 'b']"),
+        ("[{{ '\\u001c a\\u00a0' | trim }}]{{ tools is iterable }}", "[a]False"),
         (
             "{% set ns = namespace(n=0) %}{% for i in [1, 2, 3] %}{% if i == 3 %}{% break %}{% endif %}\
           {% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}",

@@ -34,7 +34,8 @@ fn ids(value: &Value) -> Vec<u32> {
 
 /// The folder of templates in the cache; said why, if it is not there.
 fn templates() -> Option<PathBuf> {
-    let folder = std::env::var_os("DAYRUN_CACHE").map(|cache| PathBuf::from(cache).join("chat-templates"));
+    let folder =
+        std::env::var_os("DAYRUN_CACHE").map(|cache| PathBuf::from(cache).join("chat-templates"));
     let folder = folder.filter(|folder| folder.is_dir());
     if folder.is_none() {
         eprintln!(
@@ -76,7 +77,11 @@ impl Chat<'_> {
         self.0.get("tools")
     }
 
-    fn template(&self, source: &str, special: &SpecialTokens) -> Result<ChatTemplate, TemplateError> {
+    fn template(
+        &self,
+        source: &str,
+        special: &SpecialTokens,
+    ) -> Result<ChatTemplate, TemplateError> {
         let date = Some("2026-03-04".parse().unwrap());
         let template = ChatTemplate::new(source, special, date)?;
         let none = Map::new();
@@ -140,7 +145,12 @@ fn ids_and_masks_equal_transformers_for_every_family() {
 }
 
 /// One conversation under one template, as transformers has it.
-fn compare(source: &str, tokenizer: &TextTokenizer, chat: &Chat, want: &Value) -> Result<(), String> {
+fn compare(
+    source: &str,
+    tokenizer: &TextTokenizer,
+    chat: &Chat,
+    want: &Value,
+) -> Result<(), String> {
     let template = chat.template(source, tokenizer.special_tokens()).map_err(|e| e.to_string())?;
     let text = match template.render(chat.messages(), chat.tools(), false) {
         Err(TemplateError::Raised(message)) if want["raises"] == message => return Ok(()),
@@ -225,14 +235,20 @@ fn alpaca_is_stanfords_prompt() {
     let special = SpecialTokens { eos: Some("</s>".into()), ..SpecialTokens::default() };
     let template = ChatTemplate::new(&named("alpaca"), &special, None).unwrap();
     let say = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
-    let rows = [say("user", "Add 2 and 2."), say("assistant", "4"), say("user", "And 3."), say("assistant", "7")];
+    let rows = [
+        say("user", "Add 2 and 2."),
+        say("assistant", "4"),
+        say("user", "And 3."),
+        say("assistant", "7"),
+    ];
     let first = "Below is an instruction that describes a task. Write a response that appropriately completes \
                  the request.\n\n### Instruction:\nAdd 2 and 2.\n\n### Response:\n";
     assert_eq!(template.render(&rows[..1], None, true).unwrap(), first);
     let rendered = template.render_marked(&rows, None, false).unwrap();
     let rest = "4</s>\n\n### Instruction:\nAnd 3.\n\n### Response:\n7</s>";
     assert_eq!(rendered.text, format!("{first}{rest}"));
-    let generated: Vec<&str> = rendered.generated.iter().map(|r| &rendered.text[r.clone()]).collect();
+    let generated: Vec<&str> =
+        rendered.generated.iter().map(|r| &rendered.text[r.clone()]).collect();
     assert_eq!(generated, ["4</s>", "7</s>"]);
     let system = [say("system", "Answer."), say("user", "2+2")];
     let text = template.render(&system, None, true).unwrap();
@@ -243,12 +259,15 @@ fn alpaca_is_stanfords_prompt() {
 fn named_templates_refuse_what_they_have_no_place_for() {
     let special = SpecialTokens::default();
     let user = serde_json::json!({"role": "user", "content": "x"});
-    let call = serde_json::json!({"role": "assistant", "content": "", "tool_calls": [{"function": {}}]});
+    let call =
+        serde_json::json!({"role": "assistant", "content": "", "tool_calls": [{"function": {}}]});
     for name in ["chatml", "llama-3", "mistral", "alpaca"] {
         let template = ChatTemplate::new(&named(name), &special, None).unwrap();
         let tools = serde_json::json!([{"type": "function"}]);
-        let refusal = template.render(&[user.clone()], Some(&tools), false).unwrap_err().to_string();
-        let want = format!("refuses this conversation: the template \"{name}\" has no place for tools");
+        let refusal =
+            template.render(&[user.clone()], Some(&tools), false).unwrap_err().to_string();
+        let want =
+            format!("refuses this conversation: the template \"{name}\" has no place for tools");
         assert!(refusal.contains(&want), "{refusal}");
         let refusal = template.render(&[user.clone(), call.clone()], None, false).unwrap_err();
         assert!(refusal.to_string().contains("has no place for tool calls"), "{refusal}");
@@ -261,7 +280,8 @@ fn every_template_of_the_package_renders_as_in_transformers() {
     let (chats, mut every) = (golden("chats.json"), golden("every.json"));
     let columns = every.remove("chats").unwrap();
     // They mark texts as `safe`, and Jinja escapes HTML in what is joined to those.
-    every.retain(|name, _| !name.starts_with("SvalTek") && !name.starts_with("meetkai-functionary"));
+    every
+        .retain(|name, _| !name.starts_with("SvalTek") && !name.starts_with("meetkai-functionary"));
     let tokenizer = load("tekken");
     let mut wrong = Vec::new();
     for (name, row) in &every {

@@ -94,6 +94,38 @@ fn stop_ids_come_from_all_files() {
 }
 
 #[test]
+fn a_tokenizer_of_another_model_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(golden("small").join(name), folder.path().join(name)).unwrap();
+    }
+    let tokenizer = TextTokenizer::load(folder.path()).unwrap();
+    let (rows, model) = (tokenizer.vocab_size(), folder.path());
+    tokenizer.check_vocab(model, rows).unwrap();
+    // One row more than tokens is padding, which many models have.
+    tokenizer.check_vocab(model, rows + 1).unwrap();
+    let error = tokenizer.check_vocab(model, rows - 1).unwrap_err();
+    let token = tokenizer.token(rows as u32 - 1).unwrap();
+    let want = format!(
+        "{} has {rows} tokens, the highest {} ({token:?}); the embedding of {} has {} rows",
+        model.join("tokenizer.json").display(),
+        rows - 1,
+        model.display(),
+        rows - 1
+    );
+    assert_eq!(error.to_string(), want);
+    assert!(error.hint().is_some_and(|hint| hint.contains("came with the weights")));
+    // An id that no token has, and that the model should end with.
+    let path = model.join("generation_config.json");
+    std::fs::write(path, format!(r#"{{"eos_token_id": [2, {rows}]}}"#)).unwrap();
+    let tokenizer = TextTokenizer::load(model).unwrap();
+    let error = tokenizer.check_vocab(model, rows).unwrap_err();
+    let want = format!("end a generation with id {rows}; the embedding of {}", model.display());
+    assert!(error.to_string().contains(&want), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("eos_token_id")));
+}
+
+#[test]
 fn named_templates_and_template_files() {
     let list = edited(|_, config| {
         config["chat_template"] =

@@ -127,7 +127,8 @@ pub(super) fn holds_marks(value: &Value) -> bool {
 /// The marks taken out of `marked`; `None` if the template tore a block apart. A block inside another
 /// counts as one with it.
 pub(super) fn split(marked: &str) -> Option<Rendered> {
-    let mut rendered = Rendered { text: String::with_capacity(marked.len()), generated: Vec::new() };
+    let mut rendered =
+        Rendered { text: String::with_capacity(marked.len()), generated: Vec::new() };
     let (mut depth, mut start) = (0_usize, 0);
     for piece in marked.split_inclusive([START, END]) {
         let (text, mark) = match piece.char_indices().next_back() {
@@ -164,10 +165,10 @@ mod tests {
 
     #[test]
     fn only_tags_are_rewritten() {
-        let start = "{%- filter dayrun_generation %}{% with %}";
+        let start = "{%- filter dayrun_generation %}{% with -%}";
         let end = "{% endwith %}{% endfilter -%}";
         assert_eq!(
-            rewritten("a {%- generation %} b {% endgeneration -%} c"),
+            rewritten("a {%- generation -%} b {% endgeneration -%} c"),
             format!("a {start} b {end} c")
         );
         assert!(rewrite("{%generation%}{%+ endgeneration +%}").1);

@@ -130,7 +130,8 @@ impl ChatTemplate {
             true => messages.iter().map(without_nulls).collect(),
             false => messages.into(),
         };
-        let fixed = self.variables.iter().map(|(name, value)| (name.as_str(), Value::from(Serde(value))));
+        let fixed =
+            self.variables.iter().map(|(name, value)| (name.as_str(), Value::from(Serde(value))));
         let mut variables: BTreeMap<&str, Value> = fixed.collect();
         variables.insert("messages", Value::from(Serde(&*stated)));
         variables.insert("add_generation_prompt", add_generation_prompt.into());

@@ -66,7 +66,7 @@ impl Base {
         let weights = cpu.install(|| model::load(&local, &options, report))?;
         #[cfg(feature = "cuda")]
         device.check_model(request, &weights.config)?;
-        tokenizer.check_vocab(weights.config.vocab_size)?;
+        tokenizer.check_vocab(path, weights.config.vocab_size)?;
         let name = name_for_others(path);
         #[cfg(feature = "cuda")]
         let gpu = device.load(request, &weights, report)?;

@@ -29,10 +29,18 @@ pub enum Error {
     RoundTrip { path: PathBuf, text: String, got: String },
     /// A token id that the model's embedding does not have.
     #[error(
-        "{}: token {token:?} has id {id}, the model's embedding has {vocab_size} rows",
-        path.display()
+        "{} has {known} tokens, the highest {id} ({token:?}); the embedding of {} has {vocab_size} rows",
+        path.display(),
+        model.display()
     )]
-    Vocab { path: PathBuf, token: String, id: u32, vocab_size: usize },
+    Vocab { path: PathBuf, token: String, id: u32, known: usize, model: PathBuf, vocab_size: usize },
+    /// An id that ends a generation and that the model's embedding does not have.
+    #[error(
+        "the files beside {} end a generation with id {id}; the embedding of {} has {vocab_size} rows",
+        path.display(),
+        model.display()
+    )]
+    StopId { path: PathBuf, id: u32, model: PathBuf, vocab_size: usize },
     /// The model itself could not be opened.
     #[error(transparent)]
     Model(#[from] Box<crate::model::Error>),
@@ -49,7 +57,13 @@ impl Error {
                 "the tokenizer file is damaged or of a kind this version does not know; download it \
                  again"
             }
-            Error::Vocab { .. } => "is this tokenizer from another model than the weights?",
+            Error::Vocab { .. } => {
+                "take the tokenizer that came with the weights: with this one, some tokens would have no \
+                 embedding"
+            }
+            Error::StopId { .. } => {
+                "mend eos_token_id in generation_config.json and config.json: they are from another model"
+            }
             Error::Model(source) => return source.hint(),
             _ => return None,
         };

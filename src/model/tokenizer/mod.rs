@@ -262,23 +262,24 @@ impl TextTokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    /// Checks that every token has a row in an embedding of `vocab_size` rows.
+    /// Checks that every token, and every id that ends a generation, has a row in the embedding of
+    /// `vocab_size` rows that the model at `model` has.
     ///
-    /// Errors: [`Error::Vocab`] naming the highest token.
-    pub fn check_vocab(&self, vocab_size: usize) -> Result<(), Error> {
+    /// Errors: [`Error::Vocab`] naming the highest token, [`Error::StopId`].
+    pub fn check_vocab(&self, model: &Path, vocab_size: usize) -> Result<(), Error> {
+        let (path, model) = (self.path.clone(), model.to_path_buf());
+        let known = self.vocab_size();
         let highest = self.inner.get_vocab(true).into_iter().max_by_key(|&(_, id)| id);
-        match highest {
-            Some((token, id)) if id as usize >= vocab_size => {
-                Err(Error::Vocab { path: self.path.clone(), token, id, vocab_size })
-            }
-            _ => {
-                let known = self.vocab_size();
-                if known < vocab_size / 10 * 9 {
-                    tracing::warn!(known, vocab_size, "the tokenizer knows few of the model's ids");
-                }
-                Ok(())
-            }
+        if let Some((token, id)) = highest.filter(|&(_, id)| id as usize >= vocab_size) {
+            return Err(Error::Vocab { path, token, id, known, model, vocab_size });
         }
+        if let Some(&id) = self.stop.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(Error::StopId { path, id, model, vocab_size });
+        }
+        if known < vocab_size / 10 * 9 {
+            tracing::warn!(known, vocab_size, "the tokenizer knows few of the model's ids");
+        }
+        Ok(())
     }
 
     /// Encodes and decodes a few texts: a tokenizer that panics or loses plain text is refused here
