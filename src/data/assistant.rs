@@ -114,7 +114,8 @@ impl Conversation<'_> {
         let ends_so = opening.trim_end().ends_with("</think>");
         let openings = [Some(opening), without_reasoning.filter(|_| ends_so)];
         let follows = &self.text[before.end..];
-        let opening = openings.into_iter().flatten().find(|opening| follows.starts_with(opening))?;
+        let opening =
+            openings.into_iter().flatten().find(|opening| follows.starts_with(opening))?;
         let start = before.end + opening.len();
         let end = match i + 1 == self.messages.len() {
             true => self.text.len(),

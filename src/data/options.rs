@@ -80,8 +80,10 @@ impl DataOptions {
         let source = self.chat_template.as_deref().or(tokenizer.chat_template());
         let Some(source) = source else { return Ok(None) };
         named::check(source, tokenizer)?;
-        let template = ChatTemplate::new(source, tokenizer.special_tokens(), self.date)
-            .map_err(|e| Error::Template { path: tokenizer.path().into(), problem: e.to_string() })?;
+        let template =
+            ChatTemplate::new(source, tokenizer.special_tokens(), self.date).map_err(|e| {
+                Error::Template { path: tokenizer.path().into(), problem: e.to_string() }
+            })?;
         Ok(Some(template.with_variables(&self.template_kwargs)))
     }
 }
