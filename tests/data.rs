@@ -240,7 +240,7 @@ fn templates_that_rewrite_the_past() {
     let drops = "{% for m in messages %}{% if loop.last %}{{ m.content }}{% else %}\
                  {{ m.content.split('</think>')[-1] }}{% endif %}<|im_end|>{% endfor %}";
     let dataset = load_with(TWO_TURNS, &options_with(drops)).unwrap();
-    assert_eq!(learned(&tokenizer(), &dataset.documents[0]), "b<|im_end|>d<|im_end|>");
+    assert_eq!(learned(&tokenizer(), &first(&dataset)), "b<|im_end|>d<|im_end|>");
     assert_eq!(dataset.stats.rewritten, 1);
     assert_eq!(load_with(GOOD, &options_with(drops)).unwrap().stats.rewritten, 0);
     // Without a stop token nobody can tell where such a turn ends.
