@@ -15,7 +15,9 @@ use super::{Base, Schedule, StepReport, Trainer, TrainerOptions};
 use crate::Error;
 use crate::adapter::{Adapter, BaseModel, PeftError, peft};
 use crate::config::{ComputeDtype, OnRow, PromptAs, RunFile, TooLong};
-use crate::data::{self, DataOptions, Dataset, EvalRow, HeldOut, Source, Statistics, encode, named};
+use crate::data::{
+    self, DataOptions, Dataset, EvalRow, HeldOut, Source, Statistics, encode, named,
+};
 use crate::device::cpu::GemmElement;
 use crate::device::memory::Placement;
 use crate::model;
