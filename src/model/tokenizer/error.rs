@@ -1,6 +1,6 @@
 //! What can go wrong when a tokenizer is loaded or used.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Loading or using a tokenizer failed. Every message names the file.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +40,7 @@ pub enum Error {
         path.display(),
         model.display()
     )]
-    StopId { path: PathBuf, id: u32, model: PathBuf, vocab_size: usize },
+    StopId { path: PathBuf, id: u32, model: Box<Path>, vocab_size: usize },
     /// The model itself could not be opened.
     #[error(transparent)]
     Model(#[from] Box<crate::model::Error>),

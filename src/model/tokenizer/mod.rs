@@ -267,10 +267,11 @@ impl TextTokenizer {
     ///
     /// Errors: [`Error::Vocab`] naming the highest token, [`Error::StopId`].
     pub fn check_vocab(&self, model: &Path, vocab_size: usize) -> Result<(), Error> {
-        let (path, model) = (self.path.clone(), model.to_path_buf());
+        let (path, model) = (self.path.clone(), model.into());
         let known = self.vocab_size();
         let highest = self.inner.get_vocab(true).into_iter().max_by_key(|&(_, id)| id);
         if let Some((token, id)) = highest.filter(|&(_, id)| id as usize >= vocab_size) {
+            let (token, known) = (token.into(), known as u32);
             return Err(Error::Vocab { path, token, id, known, model, vocab_size });
         }
         if let Some(&id) = self.stop.iter().find(|&&id| id as usize >= vocab_size) {
