@@ -33,7 +33,14 @@ pub enum Error {
         path.display(),
         model.display()
     )]
-    Vocab { path: PathBuf, token: String, id: u32, known: usize, model: PathBuf, vocab_size: usize },
+    Vocab {
+        path: PathBuf,
+        token: Box<str>,
+        id: u32,
+        known: u32,
+        model: Box<Path>,
+        vocab_size: usize,
+    },
     /// An id that ends a generation and that the model's embedding does not have.
     #[error(
         "the files beside {} end a generation with id {id}; the embedding of {} has {vocab_size} rows",
