@@ -23,7 +23,7 @@ fn cuda(c: &mut Criterion) {
     let base = cuda::Segment { a: on_x.view(), lda: k, b: on_w.view(), ldb: k, k };
     let adapter = cuda::Segment { a: on_v.view(), lda: r, b: on_b.view(), ldb: r, k: r };
     let mut y = gpu.alloc::<bf16>(m * n).unwrap();
-    cuda::nt(&gpu, m, n, 1.0, &[base, adapter], &mut y.view_mut(), n).unwrap();
+    cuda::nt(&gpu, m, n, 1.0, &[base, adapter], None, &mut y.view_mut(), n).unwrap();
     // The first rows only: the whole product in f64 takes minutes.
     let (x, v) = (to_f64(&x[..checked * k]), to_f64(&v[..checked * r]));
     let (w, b) = (to_f64(&w), to_f64(&b));
@@ -41,7 +41,7 @@ fn cuda(c: &mut Criterion) {
     group.throughput(Throughput::Elements(2 * (m * n * (k + r)) as u64));
     group.bench_function("nt", |bench| {
         bench.iter(|| {
-            cuda::nt(&gpu, m, n, 1.0, &[base, adapter], &mut y.view_mut(), n).unwrap();
+            cuda::nt(&gpu, m, n, 1.0, &[base, adapter], None, &mut y.view_mut(), n).unwrap();
             gpu.synchronize().unwrap();
         });
     });

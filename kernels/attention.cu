@@ -1,12 +1,12 @@
 // attention.cu — causal, grouped-query softmax attention: forward over packed documents, and over a cache
 //
-//     s[t,u] = scale * q[t]·k[u]                   for u ≤ t in the same document
+//     s[t,u] = scale * q[t]·k[u]                   for t - window < u ≤ t in the same document
 //     o[t]   = Σ_u exp(s[t,u] - lse[t]) v[u]       lse[t] = ln Σ_u exp(s[t,u])
 //
 // Shapes    q, o: bf16 [T, heads * D]   k, v: bf16 [T, kv_heads * D]   lse: f32 [T, heads]   D = 64 or 128
 //           cu_seqlens: u32 [documents + 1], rising from 0: document d is tokens cu_seqlens[d] .. cu_seqlens[d + 1]
 //           caches: bf16 [rows, capacity, kv_heads * D]; lens, totals: u32 [rows]; new tokens packed like documents
-//           query head h reads key head h / (heads / kv_heads)
+//           query head h reads key head h / (heads / kv_heads); a window is 1 at least, NO_WINDOW for none
 // Writes    forward: o and lse; decode: o; append: one row of each cache for a new token. All overwrite, nothing is
 //           added to. Tokens behind the last document are left alone.
 // Rounding  Products are bf16 by bf16 in f32. exp(s - max) is summed in f32 and rounded to bf16 only where it
@@ -14,7 +14,8 @@
 // Work      A block makes 64 rows of one document and one key head: a row is a query under one of the
 //           heads that share the key head, the heads of a token next to each other. So keys and values are read
 //           once for the whole group, and a single new token brings as many rows as heads share a key.
-//           4 warps of 16 rows; keys by tiles of 64, online softmax (the maximum so far, in base 2).
+//           4 warps of 16 rows; keys by tiles of 64, online softmax (the maximum so far, in base 2). Tiles before
+//           the window of a block's first row are left out.
 // Pipeline  One tile each of q, k and v in shared memory (48 KiB for D = 128). v arrives while q·k is made, the next k
 //           while v is summed.
 // Bits      Tiles are counted from the start of a document, rows do not mix, and a tile that a row does not
@@ -35,10 +36,10 @@ struct Keys {
 };
 
 // Attention of the rows tile.first .. + TILE of a document's new tokens; the first of these sits at `position` and sees
-// the keys 0 ..= position. A row that sees no key becomes NaN (lens that fit no cache come here so).
+// the keys up to there, `window` at most. A row that sees no key becomes NaN (lens that fit no cache come here so).
 template <int D>
 __device__ __forceinline__ void attend(
-    const Tile &tile, const Keys &keys, int position, int heads, int group, float scale,
+    const Tile &tile, const Keys &keys, int position, int heads, int group, float scale, int window,
     const bf16 *q, bf16 *o, float *lse) {
     constexpr int STEPS = D / 16;
     __shared__ __align__(128) bf16 q_tile[TILE * D], k_tile[TILE * D], v_tile[TILE * D];
@@ -57,6 +58,8 @@ __device__ __forceinline__ void attend(
     const int warp_first = tile.first + warp_row;
     const int block_sees = position_of(min(tile.first + TILE, rows) - 1);
     const int warp_sees = warp_first < rows ? position_of(min(warp_first + 16, rows) - 1) : -1;
+    // The first tile that the block's first row sees.
+    const int begin = oldest(position_of(tile.first), window) / TILE * TILE;
     const int row[2] = {warp_first + lane / 4, warp_first + lane / 4 + 8};
     const int sees[2] = {position_of(min(row[0], rows - 1)), position_of(min(row[1], rows - 1))};
 
@@ -66,7 +69,7 @@ __device__ __forceinline__ void attend(
         bool there = tile.first + r < rows;
         async_copy(q_at + chunk<D>(r, c), q + (there ? place(tile.first + r) + c * 8 : 0), there ? 16 : 0);
     }
-    fetch_rows<D, THREADS>(k_at, keys.k, keys.pitch, 0, keys.count);
+    fetch_rows<D, THREADS>(k_at, keys.k, keys.pitch, begin, keys.count);
     async_commit();
     async_wait<0>();
     __syncthreads();
@@ -76,7 +79,7 @@ __device__ __forceinline__ void attend(
         load_matrices(q_part[i], q_at + chunk<D>(warp_row + lane % 16, i * 2 + lane / 16));
 
     float sums[D / 8][4] = {}, top[2] = {unseen(), unseen()}, total[2] = {};
-    for (int first = 0; first <= block_sees; first += TILE) {
+    for (int first = begin; first <= block_sees; first += TILE) {
         // The keys are there, and all warps are done with the values before.
         async_wait<0>();
         __syncthreads();
@@ -115,19 +118,21 @@ __device__ __forceinline__ void attend(
 #pragma unroll
                     for (int i = 2 * half; i < 2 * half + 2; i++) {
                         int key = first + j * 8 + lane % 4 * 2 + i % 2;
-                        s[j][i] = key <= sees[half] ? s[j][i] * (scale * LOG2_E) : unseen();
+                        s[j][i] = sees_key(sees[half], key, window) ? s[j][i] * (scale * LOG2_E) : unseen();
                         most = fmaxf(most, s[j][i]);
                     }
                 }
                 // Four neighbouring lanes have a row together.
                 most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
                 most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
-                float shrink = exp2_fast(top[half] - most), part = 0;
+                // A row that has seen no key yet, where its neighbours have: its sums are zeros, and stay so.
+                float base = most == unseen() ? 0 : most;
+                float shrink = exp2_fast(top[half] - base), part = 0;
                 top[half] = most;
 #pragma unroll
                 for (int j = 0; j < TILE / 8; j++) {
 #pragma unroll
-                    for (int i = 2 * half; i < 2 * half + 2; i++) part += s[j][i] = exp2_fast(s[j][i] - most);
+                    for (int i = 2 * half; i < 2 * half + 2; i++) part += s[j][i] = exp2_fast(s[j][i] - base);
                 }
                 total[half] = total[half] * shrink + part;
 #pragma unroll
@@ -181,13 +186,13 @@ __device__ __forceinline__ void attend(
 template <int D>
 __device__ __forceinline__ void forward(
     const bf16 *q, const bf16 *k, const bf16 *v, const unsigned *cu_seqlens, int documents, int tokens,
-    int heads, int kv_heads, float scale, bf16 *o, float *lse) {
+    int heads, int kv_heads, float scale, int window, bf16 *o, float *lse) {
     const int group = heads / kv_heads;
     const Tile tile = find_tile(cu_seqlens, documents, tokens, group, blockIdx.x);
     if (tile.first < 0 || tile.first >= (tile.end - tile.begin) * group) return;
     const size_t pitch = (size_t)kv_heads * D, start = tile.begin * pitch + blockIdx.y * D;
     const Keys keys = {k + start, v + start, pitch, tile.end - tile.begin};
-    attend<D>(tile, keys, 0, heads, group, scale, q, o, lse);
+    attend<D>(tile, keys, 0, heads, group, scale, window, q, o, lse);
 }
 
 // The same, with keys and values in the caches: row b has totals[b] of them, the new tokens' own at the end. A row
@@ -195,7 +200,7 @@ __device__ __forceinline__ void forward(
 template <int D>
 __device__ __forceinline__ void decode(
     const bf16 *q, const bf16 *k_cache, const bf16 *v_cache, const unsigned *cu_seqlens, const unsigned *totals,
-    int rows, int tokens, int capacity, int heads, int kv_heads, float scale, bf16 *o) {
+    int rows, int tokens, int capacity, int heads, int kv_heads, float scale, int window, bf16 *o) {
     const int group = heads / kv_heads;
     const Tile tile = find_tile(cu_seqlens, rows, tokens, group, blockIdx.x);
     const int fresh = tile.end - tile.begin;
@@ -205,31 +210,31 @@ __device__ __forceinline__ void decode(
     const bool fits = total >= (unsigned)fresh && total <= (unsigned)capacity;
     const Keys keys = {k_cache + start, v_cache + start, pitch, fits ? (int)total : 0};
     // Without keys the last new token sits at -1, where it sees nothing.
-    attend<D>(tile, keys, keys.count - fresh, heads, group, scale, q, o, nullptr);
+    attend<D>(tile, keys, keys.count - fresh, heads, group, scale, window, q, o, nullptr);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_forward_64(
     const bf16 *q, const bf16 *k, const bf16 *v, const unsigned *cu_seqlens, int documents, int tokens,
-    int heads, int kv_heads, float scale, bf16 *o, float *lse) {
-    forward<64>(q, k, v, cu_seqlens, documents, tokens, heads, kv_heads, scale, o, lse);
+    int heads, int kv_heads, float scale, int window, bf16 *o, float *lse) {
+    forward<64>(q, k, v, cu_seqlens, documents, tokens, heads, kv_heads, scale, window, o, lse);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_forward_128(
     const bf16 *q, const bf16 *k, const bf16 *v, const unsigned *cu_seqlens, int documents, int tokens,
-    int heads, int kv_heads, float scale, bf16 *o, float *lse) {
-    forward<128>(q, k, v, cu_seqlens, documents, tokens, heads, kv_heads, scale, o, lse);
+    int heads, int kv_heads, float scale, int window, bf16 *o, float *lse) {
+    forward<128>(q, k, v, cu_seqlens, documents, tokens, heads, kv_heads, scale, window, o, lse);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_decode_64(
     const bf16 *q, const bf16 *k_cache, const bf16 *v_cache, const unsigned *cu_seqlens, const unsigned *totals,
-    int rows, int tokens, int capacity, int heads, int kv_heads, float scale, bf16 *o) {
-    decode<64>(q, k_cache, v_cache, cu_seqlens, totals, rows, tokens, capacity, heads, kv_heads, scale, o);
+    int rows, int tokens, int capacity, int heads, int kv_heads, float scale, int window, bf16 *o) {
+    decode<64>(q, k_cache, v_cache, cu_seqlens, totals, rows, tokens, capacity, heads, kv_heads, scale, window, o);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_decode_128(
     const bf16 *q, const bf16 *k_cache, const bf16 *v_cache, const unsigned *cu_seqlens, const unsigned *totals,
-    int rows, int tokens, int capacity, int heads, int kv_heads, float scale, bf16 *o) {
-    decode<128>(q, k_cache, v_cache, cu_seqlens, totals, rows, tokens, capacity, heads, kv_heads, scale, o);
+    int rows, int tokens, int capacity, int heads, int kv_heads, float scale, int window, bf16 *o) {
+    decode<128>(q, k_cache, v_cache, cu_seqlens, totals, rows, tokens, capacity, heads, kv_heads, scale, window, o);
 }
 
 // Copies each row's new keys and values behind the lens[b] tokens that it has; what the capacity does not hold is

@@ -1,18 +1,19 @@
 // attention_backward.cu — gradients of causal, grouped-query softmax attention over packed documents
 //
-//     P[t,u]  = exp(scale * q[t]·k[u] - lse[t])    for u ≤ t in the same document
+//     P[t,u]  = exp(scale * q[t]·k[u] - lse[t])    for t - window < u ≤ t in the same document
 //     dv[u]   = Σ_t P[t,u] d_o[t]                  dS[t,u] = P[t,u] (d_o[t]·v[u] - delta[t])   delta[t] = d_o[t]·o[t]
 //     dq[t]   = scale Σ_u dS[t,u] k[u]             dk[u]   = scale Σ_t dS[t,u] q[t]
 //
 // Shapes    q, o, d_o, dq: bf16 [T, heads * D]   k, v, dk, dv: bf16 [T, kv_heads * D]   D = 64 or 128
 //           lse, delta: f32 [T, heads]   cu_seqlens: u32 [documents + 1], rising from 0, as in attention.cu
-//           query head h reads key head h / (heads / kv_heads)
+//           query head h reads key head h / (heads / kv_heads); a window is 1 at least, NO_WINDOW for none
 // Writes    delta, then dk and dv, then dq; all are overwritten. Tokens behind the last document are left alone.
 // Rounding  Products are bf16 by bf16 in f32. P and dS are rounded to bf16 where they become operands of dv, dk and
 //           dq: one rounding of each term. What is stored is rounded once; scale meets the sums in f32.
 // Work      A row is a query under one of the heads that share a key head, the heads of a token next to each other.
 //           keys: a block makes dk and dv of 64 keys and one key head, over the rows from the diagonal on.
-//           queries: a block makes dq of 64 rows, over the keys up to the diagonal. Both: 4 warps with 16 of the block's
+//           queries: a block makes dq of 64 rows, over the keys up to the diagonal. Both leave out tiles of the other
+//           side that lie outside of the window of all their own. Both: 4 warps with 16 of the block's
 //           own each, the other side by tiles of 64, 32 at a time in registers. delta: 16 bytes a thread.
 // Pipeline  The other side's next tile is fetched while this one is worked on: two copies of it in shared memory,
 //           97 KiB in all for D = 128, what a block may have on the smallest of our cards (sm_86, 89, 120).
@@ -128,7 +129,8 @@ extern __shared__ __align__(128) unsigned char shared_bytes[];
 template <int D>
 __device__ __forceinline__ void keys_backward(
     const bf16 *q, const bf16 *k, const bf16 *v, const float *lse, const bf16 *d_o, const float *delta,
-    const unsigned *cu_seqlens, int documents, int tokens, int heads, int kv_heads, float scale, bf16 *dk, bf16 *dv) {
+    const unsigned *cu_seqlens, int documents, int tokens, int heads, int kv_heads, float scale, int window, bf16 *dk,
+    bf16 *dv) {
     const int group = heads / kv_heads, lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16;
     const Tile tile = find_tile(cu_seqlens, documents, tokens, 1, blockIdx.x);
     const int keys = tile.end - tile.begin;
@@ -152,22 +154,27 @@ __device__ __forceinline__ void keys_backward(
     fetch_rows<D, THREADS>(v_at, v + start, pitch, tile.first, keys);
     fetch(tile.first * group, 0);
 
-    // The lane's two keys, and the first row that sees each. Rows behind the last are zeros, and so is what they add;
-    // keys behind the last are seen by none before those.
+    // The lane's two keys, and the first row that sees each; `span` rows see it. Rows behind the last are zeros, and so
+    // is what they add; keys behind the last are seen by none before those.
     const int key = tile.first + warp_row + lane / 4;
     const int seen_from[2] = {key * group, (key + 8) * group};
+    const int span = (int)min((long long)window * group, (long long)NO_WINDOW);
     const int warp_seen_from = (tile.first + warp_row) * group;
+    // The row behind the last that sees one of the block's keys, and of the warp's.
+    auto seen_until = [&](int last) { return (int)min((long long)last * group + span, (long long)rows.count); };
+    const int block_seen_until = seen_until(min(tile.first + TILE, keys) - 1);
+    const int warp_seen_until = seen_until(tile.first + warp_row + 15);
     const float scale_2 = scale * LOG2_E;
     float dk_sums[D / 8][4] = {}, dv_sums[D / 8][4] = {};
-    for (int first = tile.first * group, copy = 0; first < rows.count; first += TILE, copy ^= 1) {
+    for (int first = tile.first * group, copy = 0; first < block_seen_until; first += TILE, copy ^= 1) {
         // This tile is there, and all warps are done with the one before, whose place the next takes.
         async_wait<0>();
         __syncthreads();
-        if (first + TILE < rows.count) fetch(first + TILE, copy ^ 1);
+        if (first + TILE < block_seen_until) fetch(first + TILE, copy ^ 1);
         const unsigned q_at = shared_address(shared.other[copy][0]), d_o_at = shared_address(shared.other[copy][1]);
 #pragma unroll 1
         for (int from = 0; from < TILE; from += STEP) {
-            if (first + from + STEP <= warp_seen_from || first + from >= rows.count) continue;
+            if (first + from + STEP <= warp_seen_from || first + from >= warp_seen_until) continue;
             float p[STEP / 8][4], ds[STEP / 8][4];
             products<D>(p, k_at, q_at, from);
             products<D>(ds, v_at, d_o_at, from);
@@ -176,7 +183,7 @@ __device__ __forceinline__ void keys_backward(
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const int r = from + j * 8 + lane % 4 * 2 + i % 2, row = first + r;
-                    const bool seen = row >= seen_from[i / 2];
+                    const bool seen = (unsigned)(row - seen_from[i / 2]) < (unsigned)span;
                     const float lse_2 = shared.stats[copy][0][r] * LOG2_E;
                     p[j][i] = seen ? exp2_fast(p[j][i] * scale_2 - lse_2) : 0;
                     ds[j][i] = seen ? p[j][i] * (ds[j][i] - shared.stats[copy][1][r]) : 0;
@@ -199,7 +206,7 @@ __device__ __forceinline__ void keys_backward(
 template <int D>
 __device__ __forceinline__ void queries_backward(
     const bf16 *q, const bf16 *k, const bf16 *v, const float *lse, const bf16 *d_o, const float *delta,
-    const unsigned *cu_seqlens, int documents, int tokens, int heads, int kv_heads, float scale, bf16 *dq) {
+    const unsigned *cu_seqlens, int documents, int tokens, int heads, int kv_heads, float scale, int window, bf16 *dq) {
     const int group = heads / kv_heads, lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16;
     const Tile tile = find_tile(cu_seqlens, documents, tokens, group, blockIdx.x);
     const int keys = tile.end - tile.begin;
@@ -214,14 +221,18 @@ __device__ __forceinline__ void queries_backward(
         fetch_rows<D, THREADS>(shared_address(shared.other[copy][1]), v + start, pitch, first, keys);
         async_commit();
     };
+    // The first tile that the block's first row sees.
+    const int begin = oldest(tile.first / group, window) / TILE * TILE;
     rows.fetch(q_at, q, d_o_at, d_o, tile.first);
-    fetch(0, 0);
+    fetch(begin, 0);
 
     // The last key that anyone in the block, in the warp, and in each of the lane's two rows sees. Rows that are not
     // there see what the last one sees.
     const int warp_first = tile.first + warp_row;
     const int block_sees = (min(tile.first + TILE, rows.count) - 1) / group;
     const int warp_sees = warp_first < rows.count ? (min(warp_first + 16, rows.count) - 1) / group : -1;
+    // The first key that the warp's first row sees.
+    const int warp_oldest = oldest(warp_first / group, window);
     int sees[2];
     float lse_2[2], mean[2];
 #pragma unroll
@@ -233,7 +244,7 @@ __device__ __forceinline__ void queries_backward(
     }
     const float scale_2 = scale * LOG2_E;
     float sums[D / 8][4] = {};
-    for (int first = 0, copy = 0; first <= block_sees; first += TILE, copy ^= 1) {
+    for (int first = begin, copy = 0; first <= block_sees; first += TILE, copy ^= 1) {
         // This tile is there, and all warps are done with the one before, whose place the next takes.
         async_wait<0>();
         __syncthreads();
@@ -241,7 +252,7 @@ __device__ __forceinline__ void queries_backward(
         const unsigned k_at = shared_address(shared.other[copy][0]), v_at = shared_address(shared.other[copy][1]);
 #pragma unroll 1
         for (int from = 0; from < TILE; from += STEP) {
-            if (first + from > warp_sees) continue;
+            if (first + from > warp_sees || first + from + STEP <= warp_oldest) continue;
             float p[STEP / 8][4], ds[STEP / 8][4];
             products<D>(p, q_at, k_at, from);
             products<D>(ds, d_o_at, v_at, from);
@@ -249,7 +260,7 @@ __device__ __forceinline__ void queries_backward(
             for (int j = 0; j < STEP / 8; j++) {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    const bool seen = first + from + j * 8 + lane % 4 * 2 + i % 2 <= sees[i / 2];
+                    const bool seen = sees_key(sees[i / 2], first + from + j * 8 + lane % 4 * 2 + i % 2, window);
                     const float probability = exp2_fast(p[j][i] * scale_2 - lse_2[i / 2]);
                     ds[j][i] = seen ? probability * (ds[j][i] - mean[i / 2]) : 0;
                 }
@@ -295,24 +306,26 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_delta_1
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_keys_64(
     const bf16 *q, const bf16 *k, const bf16 *v, const float *lse, const bf16 *d_o, const float *delta,
-    const unsigned *cu_seqlens, int documents, int tokens, int heads, int kv_heads, float scale, bf16 *dk, bf16 *dv) {
-    keys_backward<64>(q, k, v, lse, d_o, delta, cu_seqlens, documents, tokens, heads, kv_heads, scale, dk, dv);
+    const unsigned *cu_seqlens, int documents, int tokens, int heads, int kv_heads, float scale, int window, bf16 *dk,
+    bf16 *dv) {
+    keys_backward<64>(q, k, v, lse, d_o, delta, cu_seqlens, documents, tokens, heads, kv_heads, scale, window, dk, dv);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_keys_128(
     const bf16 *q, const bf16 *k, const bf16 *v, const float *lse, const bf16 *d_o, const float *delta,
-    const unsigned *cu_seqlens, int documents, int tokens, int heads, int kv_heads, float scale, bf16 *dk, bf16 *dv) {
-    keys_backward<128>(q, k, v, lse, d_o, delta, cu_seqlens, documents, tokens, heads, kv_heads, scale, dk, dv);
+    const unsigned *cu_seqlens, int documents, int tokens, int heads, int kv_heads, float scale, int window, bf16 *dk,
+    bf16 *dv) {
+    keys_backward<128>(q, k, v, lse, d_o, delta, cu_seqlens, documents, tokens, heads, kv_heads, scale, window, dk, dv);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_queries_64(
     const bf16 *q, const bf16 *k, const bf16 *v, const float *lse, const bf16 *d_o, const float *delta,
-    const unsigned *cu_seqlens, int documents, int tokens, int heads, int kv_heads, float scale, bf16 *dq) {
-    queries_backward<64>(q, k, v, lse, d_o, delta, cu_seqlens, documents, tokens, heads, kv_heads, scale, dq);
+    const unsigned *cu_seqlens, int documents, int tokens, int heads, int kv_heads, float scale, int window, bf16 *dq) {
+    queries_backward<64>(q, k, v, lse, d_o, delta, cu_seqlens, documents, tokens, heads, kv_heads, scale, window, dq);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_queries_128(
     const bf16 *q, const bf16 *k, const bf16 *v, const float *lse, const bf16 *d_o, const float *delta,
-    const unsigned *cu_seqlens, int documents, int tokens, int heads, int kv_heads, float scale, bf16 *dq) {
-    queries_backward<128>(q, k, v, lse, d_o, delta, cu_seqlens, documents, tokens, heads, kv_heads, scale, dq);
+    const unsigned *cu_seqlens, int documents, int tokens, int heads, int kv_heads, float scale, int window, bf16 *dq) {
+    queries_backward<128>(q, k, v, lse, d_o, delta, cu_seqlens, documents, tokens, heads, kv_heads, scale, window, dq);
 }

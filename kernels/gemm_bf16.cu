@@ -1,9 +1,10 @@
-// gemm_bf16.cu — C[m,n] = alpha · Σ_s A_s·op(B_s), up to six products summed in f32 and rounded once
+// gemm_bf16.cu — C[m,n] = alpha · Σ_s A_s·op(B_s) (+ bias[n]), up to six products summed in f32 and rounded once
 //
 // Shapes    A_s: bf16 [m, k_s] at pitch lda   C: bf16 or f32 [m, n] at pitch ldc
 //           nt: B_s bf16 [n, k_s] at pitch ldb, C = A·Bᵀ      nn: B_s bf16 [k_s, n] at pitch ldb, C = A·B
-//           m, n, k_s are any; pitches are multiples of 8, pointers of 16 bytes.
-// Writes    C's m x n elements, all of them (zeros without products); nothing between its rows.
+//           bias: bf16 [n] or null, of bf16 products only
+//           m, n, k_s are any; pitches are multiples of 8, pointers of 16 bytes (the bias's of 2).
+// Writes    C's m x n elements, all of them (zeros or the bias without products); nothing between its rows.
 // Sum       products in their order, k from low to high: base and adapter, [x | V]·[W | B]ᵀ, are two products of one
 //           call, and the input gradient of q, k and v six, without a copy into one matrix and with one rounding.
 // Work      a block of 256 threads makes a tile of C; the name says which. A tall grid goes column by column of tiles
@@ -28,6 +29,7 @@ struct Segment {
 
 struct Product {
     Segment segments[SEGMENTS];
+    const bf16 *bias;
     int count, m, n, ldc;
     float alpha;
     int steps; // sum of k / DEPTH, each rounded up
@@ -130,6 +132,8 @@ __device__ __forceinline__ void multiply_tile(const Product &p, Out *out) {
                 int r = row + warp_row + i * 16 + lane / 4 + half * 8;
                 int c = column + warp_column + j * 8 + lane % 4 * 2;
                 float x = p.alpha * sums[i][j][half * 2], y = p.alpha * sums[i][j][half * 2 + 1];
+                if (p.bias && c < p.n) x += __bfloat162float(p.bias[c]);
+                if (p.bias && c + 1 < p.n) y += __bfloat162float(p.bias[c + 1]);
                 Out *to = out + (size_t)r * p.ldc + c;
                 if (r < p.m && c + 1 < p.n) store_pair(to, x, y);
                 else if (r < p.m && c < p.n) store(to, x);

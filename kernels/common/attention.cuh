@@ -6,11 +6,24 @@
 // Rows in a tile of queries or of keys.
 constexpr int TILE = 64;
 
+// The window of attention that has none: longer than any document (NO_WINDOW in src/ops/attention/cuda.rs).
+constexpr int NO_WINDOW = 0x7fffffff;
+
 constexpr float LOG2_E = 1.44269504088896340736f, LN_2 = 0.69314718055994530942f;
 
 // The score of a key that is not seen.
 __device__ __forceinline__ float unseen() {
     return __int_as_float(0xff800000);  // -infinity
+}
+
+// The first key that a query at `position` (-1 at least) sees: the last `window` up to its own, as far as there are.
+__device__ __forceinline__ int oldest(int position, int window) {
+    return max(position - window + 1, 0);
+}
+
+// Whether a query at `position` sees `key`: it lies at most `window` - 1 before, and not behind.
+__device__ __forceinline__ bool sees_key(int position, int key, int window) {
+    return (unsigned)(position - key) < (unsigned)window;
 }
 
 // 2^x, at most 2 ulp off; 0 below 2^-126, NaN for NaN.

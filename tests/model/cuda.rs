@@ -1,6 +1,8 @@
 //! The whole model on a GPU: against the f64 model and the CPU's engine, and the same bits however its
 //! buffers are placed and its blocks are scheduled.
 
+mod families;
+
 use std::sync::Arc;
 
 use dayrun::adapter::Adapter;
@@ -402,8 +404,8 @@ fn a_fault_names_its_op() {
         let mut engine =
             Engine::<bf16>::new(&model, Some(&adapter), kind, Placement::Packed).unwrap();
         assert_eq!(
-            engine.op_names()[..4].join(" "),
-            "embedding layers.0.input_layernorm layers.0.qkv.lora_down layers.0.q_proj"
+            engine.op_names()[..5].join(" "),
+            "embedding neftune layers.0.input_layernorm layers.0.qkv.lora_down layers.0.q_proj"
         );
         let error = engine.run(&batch, 1.0).unwrap_err().to_string();
         assert!(error.starts_with("the GPU stopped at layers.0.q_proj: "), "{error}");

@@ -1,5 +1,5 @@
 //! Attention on the GPU: kernels/attention.cu. The functions are those of the CPU, for bf16 and heads of
-//! 64 or 128; probabilities are rounded to bf16 before they meet v.
+//! 64 or 128, with a window or without; probabilities are rounded to bf16 before they meet v.
 //!
 //! `cu_seqlens` lies on the device, so nothing here looks at it. Its first `documents + 1` elements count; a plan
 //! made before the documents are known passes the most there can be, and the caller repeats the last
@@ -27,19 +27,22 @@ const THREADS: u32 = 128;
 /// Threads of a block of `attention_append`.
 const APPEND_THREADS: usize = 256;
 
+/// The window of a model that has none (NO_WINDOW in kernels/common/attention.cuh).
+const NO_WINDOW: i32 = i32::MAX;
+
 /// Dimensions as the kernels take them.
 struct Sizes {
     documents: i32,
     tokens: i32,
     heads: i32,
     kv_heads: i32,
+    window: i32,
 }
 
 impl Dims {
-    /// Dimensions that there are kernels for: heads of 64 or 128, no window yet.
+    /// Dimensions that there are kernels for: heads of 64 or 128.
     fn check_cuda(&self) -> Result<(), ShapeError> {
         self.check()?;
-        check(OP, "window", self.window.unwrap_or(0), 0)?;
         match self.head_dim {
             64 | 128 => Ok(()),
             got => Err(ShapeError { op: OP, what: "head_dim", got, want: Want::Either(64, 128) }),
@@ -64,6 +67,8 @@ fn plan(
         tokens: dimension(OP, "max_tokens", tokens)?,
         heads: dimension(OP, "heads", dims.heads)?,
         kv_heads: dimension(OP, "kv_heads", dims.kv_heads)?,
+        // No document is as long as what does not fit.
+        window: dims.window.map_or(NO_WINDOW, |keys| i32::try_from(keys).unwrap_or(NO_WINDOW)),
     };
     let slots = if rows == 0 || documents == 0 { 0 } else { rows / TILE + documents };
     Ok((sizes, [slots as u32, dims.kv_heads as u32, 1]))
@@ -99,7 +104,8 @@ pub fn forward(
     let launch = Launch::new(cuda, &SOURCE, kernel, grid, THREADS);
     let launch = launch.read(q).read(k).read(v).read(cu_seqlens);
     let launch = launch.value(sizes.documents).value(sizes.tokens).value(sizes.heads);
-    let launch = launch.value(sizes.kv_heads).value(dims.scale).write(o).write(lse);
+    let launch = launch.value(sizes.kv_heads).value(dims.scale).value(sizes.window);
+    let launch = launch.write(o).write(lse);
     // SAFETY: the lengths are checked above; the kernel takes no row from cu_seqlens beyond `tokens`, and each
     // block writes rows of its own tile.
     Ok(unsafe { launch.run() }?)
@@ -181,7 +187,8 @@ pub fn decode(
     let launch = Launch::new(cuda, &SOURCE, kernel, grid, THREADS);
     let launch = launch.read(q).read(k_cache).read(v_cache).read(cu_seqlens_new).read(total_len);
     let launch = launch.value(sizes.documents).value(sizes.tokens).value(capacity);
-    let launch = launch.value(sizes.heads).value(sizes.kv_heads).value(dims.scale).write(o);
+    let launch = launch.value(sizes.heads).value(sizes.kv_heads).value(dims.scale);
+    let launch = launch.value(sizes.window).write(o);
     // SAFETY: the lengths are checked above; the kernel takes no row from cu_seqlens beyond `tokens`, no key
     // beyond `capacity`, and each block writes rows of its own tile.
     Ok(unsafe { launch.run() }?)

@@ -4,7 +4,8 @@ use bytemuck::{Pod, Zeroable};
 use half::bf16;
 
 use crate::device::cuda::{Cuda, Launch, Source, View, ViewMut};
-use crate::ops::{LaunchError, ShapeError, Want, check_at_least, check_multiple, dimension};
+use crate::ops::nf4_dequantize::cuda::address_or_null;
+use crate::ops::{LaunchError, ShapeError, Want, check, check_at_least, check_multiple, dimension};
 
 const OP: &str = "gemm_bf16";
 
@@ -55,12 +56,24 @@ struct RawSegment {
 #[repr(C)]
 struct RawProduct {
     segments: [RawSegment; SEGMENTS],
+    bias: u64,
     count: i32,
     m: i32,
     n: i32,
     ldc: i32,
     alpha: f32,
     steps: i32,
+}
+
+/// What a call computes, but for its products.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    /// The kernels for each tile, in the order of [`Tile`].
+    kernels: [&'static str; 3],
+    m: usize,
+    n: usize,
+    alpha: f32,
+    bias: Option<View<'a, bf16>>,
 }
 
 /// A kernel's tile of C: rows, columns.
@@ -93,19 +106,23 @@ impl Tile {
     }
 }
 
-/// `C = alpha · Σ A·Bᵀ` in bf16, overwriting C `[m, n]` at pitch `ldc` and nothing between its rows.
+/// `C = alpha · Σ A·Bᵀ (+ bias)` in bf16, overwriting C `[m, n]` at pitch `ldc` and nothing between its rows.
+///
+/// The bias `[n]` joins the sum in f32, before the one rounding; alpha is not its factor.
+#[allow(clippy::too_many_arguments)]
 pub fn nt(
     cuda: &Cuda,
     m: usize,
     n: usize,
     alpha: f32,
     segments: &[Segment],
+    bias: Option<View<bf16>>,
     c: &mut ViewMut<bf16>,
     ldc: usize,
 ) -> Result<(), LaunchError> {
     let kernels = ["gemm_bf16_nt_128x128", "gemm_bf16_nt_64x64", "gemm_bf16_nt_16x128"];
     let b = |s: &Segment| (n, s.k);
-    launch(cuda, kernels, m, n, alpha, segments, b, c, ldc)
+    launch(cuda, Call { kernels, m, n, alpha, bias }, segments, b, c, ldc)
 }
 
 /// As [`nt`], with C in f32: nothing is rounded but the sums.
@@ -120,7 +137,7 @@ pub fn nt_f32(
 ) -> Result<(), LaunchError> {
     let kernels = ["gemm_bf16_nt_f32_128x128", "gemm_bf16_nt_f32_64x64", "gemm_bf16_nt_f32_16x128"];
     let b = |s: &Segment| (n, s.k);
-    launch(cuda, kernels, m, n, alpha, segments, b, c, ldc)
+    launch(cuda, Call { kernels, m, n, alpha, bias: None }, segments, b, c, ldc)
 }
 
 /// `C = alpha · Σ A·B` in bf16, overwriting C `[m, n]` at pitch `ldc` and nothing between its rows.
@@ -135,26 +152,27 @@ pub fn nn(
 ) -> Result<(), LaunchError> {
     let kernels = ["gemm_bf16_nn_128x128", "gemm_bf16_nn_64x64", "gemm_bf16_nn_16x128"];
     let b = |s: &Segment| (s.k, n);
-    launch(cuda, kernels, m, n, alpha, segments, b, c, ldc)
+    launch(cuda, Call { kernels, m, n, alpha, bias: None }, segments, b, c, ldc)
 }
 
 /// Checks, packs the arguments and runs the kernel for the tile that fits; `b_shape` gives B's rows and columns.
-#[allow(clippy::too_many_arguments)]
 fn launch<T: Pod>(
     cuda: &Cuda,
-    kernels: [&'static str; 3],
-    m: usize,
-    n: usize,
-    alpha: f32,
+    call: Call,
     segments: &[Segment],
     b_shape: impl Fn(&Segment) -> (usize, usize),
     c: &mut ViewMut<T>,
     ldc: usize,
 ) -> Result<(), LaunchError> {
+    let Call { kernels, m, n, alpha, bias } = call;
     check_matrix(C, m, n, ldc, c.len(), c.address())?;
+    if let Some(bias) = bias {
+        check(OP, "len of bias", bias.len(), n)?;
+    }
     let mut product = RawProduct::zeroed();
     (product.m, product.n) = (dimension(OP, "m", m)?, dimension(OP, "n", n)?);
     (product.ldc, product.alpha) = (dimension(OP, "pitch of c", ldc)?, alpha);
+    product.bias = address_or_null(bias);
     let mut steps = 0;
     for s in segments.iter().filter(|s| s.k > 0) {
         let (b_rows, b_columns) = b_shape(s);

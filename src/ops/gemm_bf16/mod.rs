@@ -1,4 +1,4 @@
-//! The tensor-core GEMM: `C[m, n] = alpha · Σ_s A_s·op(B_s)`, several products in one f32 sum.
+//! The tensor-core GEMM: `C[m, n] = alpha · Σ_s A_s·op(B_s) (+ bias[n])`, several products in one f32 sum.
 //!
 //! Shapes: each A_s `[m, k_s]`; B_s `[n, k_s]` and op the transpose (`nt`), or B_s `[k_s, n]` as it is
 //! (`nn`); all row-major at pitches of their own. m, n and every k_s are any numbers.

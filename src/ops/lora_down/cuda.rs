@@ -26,7 +26,8 @@ pub fn forward(
     const OP: &str = "lora_down::forward";
     check(OP, "len of x", x.len(), m * n_in)?;
     check(OP, "len of a", a.len(), r * n_in)?;
-    nt(cuda, m, r, scale, &[Segment { a: x, lda: n_in, b: a, ldb: n_in, k: n_in }], v, ld)
+    let product = Segment { a: x, lda: n_in, b: a, ldb: n_in, k: n_in };
+    nt(cuda, m, r, scale, &[product], None, v, ld)
 }
 
 /// U = s·dy·B, overwriting the first `r` columns of each row of `u` at pitch `ld` (a multiple of 8).

@@ -1,5 +1,7 @@
 //! The kernels of attention's forward and cache against the f64 reference, and against each other.
 
+mod window;
+
 use std::sync::Arc;
 
 use dayrun::device::cuda::{Buf, Cuda};
@@ -299,8 +301,9 @@ impl Cache {
 fn the_cache_gives_what_whole_documents_give() {
     gpu::run("cuda::attention::the_cache_gives_what_whole_documents_give", |gpu, bits| {
         let mut rng = Rng::new(6);
-        for _ in 0..gpu::shapes() {
-            let (dims, lens) = (random_dims(&mut rng), random_lens(&mut rng, 4));
+        for shape in 0..gpu::shapes() {
+            let of = if shape % 2 == 0 { random_dims } else { window::random };
+            let (dims, lens) = (of(&mut rng), random_lens(&mut rng, 4));
             let case = Case::new(dims, &lens, 1.0, &mut rng);
             let (q, k, v) = (cast::<bf16>(&case.q), cast::<bf16>(&case.k), cast::<bf16>(&case.v));
             let (qw, kw) = (dims.q_width(), dims.kv_width());
@@ -439,6 +442,8 @@ fn no_tokens_are_nothing_and_what_does_not_fit_is_an_error() {
             }
             let odd = Dims { head_dim: 96, ..good };
             assert_eq!(forward(odd, 1, 2, lens), error("head_dim is 96, expected 64 or 128"));
+            let blind = Dims { window: Some(0), ..good };
+            assert_eq!(forward(blind, 1, 2, lens), error("window is 0, expected 1 or more"));
             let odd = Dims { heads: 3, kv_heads: 2, ..good };
             assert_eq!(forward(odd, 1, 2, lens), error("heads is 3, expected a multiple of 2"));
             let message = format!(

@@ -1,5 +1,7 @@
 //! The kernels of attention's backward against the f64 reference.
 
+mod window;
+
 use std::sync::Arc;
 
 use dayrun::device::cuda::{Buf, Cuda};

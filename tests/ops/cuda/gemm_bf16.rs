@@ -9,7 +9,7 @@ use dayrun::ops::gemm_bf16::{cuda, reference};
 use half::bf16;
 
 use crate::common::gpu::{self, Bits};
-use crate::common::{DType, Rng, Tol, assert_close, pitched};
+use crate::common::{DType, Rng, Tol, assert_close, cast, pitched};
 
 const DEPTHS: [usize; 10] = [1, 8, 15, 31, 32, 33, 64, 70, 100, 129];
 const WIDTHS: [usize; 10] = [1, 7, 16, 33, 64, 65, 127, 130, 200, 290];
@@ -95,11 +95,19 @@ fn check(gpu: &Arc<Cuda>, rng: &mut Rng, kind: Kind, m: usize, n: usize, bits: &
             k: p.k,
         })
         .collect();
+    // Half of those that may have one have a bias.
+    let bias = (kind == Kind::Nt && rng.below(2) == 0).then(|| rng.values(n, 2.0));
     let len = (m - 1) * ldc + n;
-    let (want, bounds) = want(kind, m, n, alpha, &products);
+    let (mut want, mut bounds) = want(kind, m, n, alpha, &products);
+    if let Some(bias) = &bias {
+        want.chunks_mut(n).for_each(|row| row.iter_mut().zip(bias).for_each(|(c, b)| *c += b));
+        bounds
+            .chunks_mut(n)
+            .for_each(|row| row.iter_mut().zip(bias).for_each(|(c, b)| *c += b.abs()));
+    }
     let name =
         format!("{kind:?} {m} x {n}, k {:?}", products.iter().map(|p| p.k).collect::<Vec<_>>());
-    let depth = products.iter().map(|p| p.k).sum();
+    let depth = products.iter().map(|p| p.k).sum::<usize>() + usize::from(bias.is_some());
     let alpha = alpha as f32;
     if kind == Kind::NtF32 {
         let mut c = gpu.upload(&vec![SENTINEL; len]).unwrap();
@@ -111,8 +119,13 @@ fn check(gpu: &Arc<Cuda>, rng: &mut Rng, kind: Kind, m: usize, n: usize, bits: &
         bits.add(&got);
     } else {
         let mut c = gpu.upload(&vec![bf16::from_f32(SENTINEL); len]).unwrap();
-        let run = if kind == Kind::Nn { cuda::nn } else { cuda::nt };
-        run(gpu, m, n, alpha, &segments, &mut c.view_mut(), ldc).unwrap();
+        let bias = bias.map(|bias| gpu.upload(&cast::<bf16>(&bias)).unwrap());
+        let (bias, to) = (bias.as_ref().map(Buf::view), &mut c.view_mut());
+        match kind {
+            Kind::Nn => cuda::nn(gpu, m, n, alpha, &segments, to, ldc),
+            _ => cuda::nt(gpu, m, n, alpha, &segments, bias, to, ldc),
+        }
+        .unwrap();
         let got = rows_of(&gpu.download(c.view()).unwrap(), n, ldc);
         let tol = Tol::new(DType::Bf16).steps(1).sum_len(depth).magnitudes(&bounds);
         assert_close(&name, &got, &want, tol.round_result().cols(n));
@@ -142,13 +155,16 @@ fn kernels_equal_the_reference() {
 fn no_products_are_zeros_and_no_rows_nothing() {
     gpu::run("cuda::gemm_bf16::no_products_are_zeros_and_no_rows_nothing", |gpu, _| {
         let mut c = gpu.upload(&[bf16::ONE; 3 * 8]).unwrap();
-        cuda::nt(gpu, 0, 5, 1.0, &[], &mut c.view_mut(), 8).unwrap();
+        cuda::nt(gpu, 0, 5, 1.0, &[], None, &mut c.view_mut(), 8).unwrap();
         cuda::nn(gpu, 3, 0, 1.0, &[], &mut c.view_mut(), 8).unwrap();
         assert_eq!(gpu.download(c.view()).unwrap(), [bf16::ONE; 24]);
         let empty = gpu.alloc::<bf16>(0).unwrap();
         let nothing = cuda::Segment { a: empty.view(), lda: 8, b: empty.view(), ldb: 8, k: 0 };
         cuda::nn(gpu, 3, 8, 1.0, &[nothing], &mut c.view_mut(), 8).unwrap();
         assert_eq!(gpu.download(c.view()).unwrap(), [bf16::ZERO; 24]);
+        let bias = gpu.upload(&[bf16::ONE; 8]).unwrap();
+        cuda::nt(gpu, 3, 8, 2.0, &[], Some(bias.view()), &mut c.view_mut(), 8).unwrap();
+        assert_eq!(gpu.download(c.view()).unwrap(), [bf16::ONE; 24]);
     });
 }
 
@@ -160,12 +176,15 @@ fn what_does_not_fit_is_an_error() {
         let segment = cuda::Segment { a: a.view(), lda: 16, b: b.view(), ldb: 16, k: 16 };
         let mut run = |segments: &[cuda::Segment], m, n, ldc| {
             let text = |error: LaunchError| error.to_string();
-            cuda::nt(gpu, m, n, 1.0, segments, &mut c.view_mut(), ldc).map_err(text)
+            let bias = b.view().slice(0..4);
+            cuda::nt(gpu, m, n, 1.0, segments, Some(bias), &mut c.view_mut(), ldc).map_err(text)
         };
         let error = |message: &str| Err(format!("gemm_bf16: {message}"));
         assert_eq!(run(&[segment], 4, 4, 8), Ok(()));
         assert_eq!(run(&[segment], 5, 4, 8), error("len of a is 64, expected 80 or more"));
-        assert_eq!(run(&[segment], 4, 5, 8), error("len of b is 64, expected 80 or more"));
+        assert_eq!(run(&[segment], 4, 5, 8), error("len of bias is 4, expected 5"));
+        let deep = cuda::Segment { ldb: 24, ..segment };
+        assert_eq!(run(&[deep], 4, 4, 8), error("len of b is 64, expected 88 or more"));
         assert_eq!(run(&[segment], 4, 4, 4), error("pitch of c is 4, expected a multiple of 8"));
         assert_eq!(run(&[segment], 4, 4, 24), error("len of c is 64, expected 76 or more"));
         let narrow = cuda::Segment { lda: 8, ..segment };

@@ -9,7 +9,9 @@ use crate::common::gpu::{self, Bits};
 use crate::common::{DType, Rng, Tol, assert_close, cast, to_f64};
 
 const EPS: f32 = 1e-5;
-const SIZES: [usize; 8] = [1, 7, 64, 255, 256, 257, 576, 700];
+/// Rows that a block has, and short rows, of which lanes of a warp have each.
+const LONG: [usize; 7] = [1, 7, 12, 255, 257, 576, 700];
+const SHORT: [usize; 7] = [8, 16, 64, 80, 96, 128, 256];
 
 struct Case {
     rows: usize,
@@ -20,9 +22,19 @@ struct Case {
     before: Vec<f64>,
 }
 
+fn long(rng: &mut Rng) -> Case {
+    let (rows, hidden) = (1 + rng.below(9), LONG[rng.below(LONG.len())]);
+    case(rng, rows, hidden)
+}
+
+/// Short rows of one block and of several.
+fn short(rng: &mut Rng) -> Case {
+    let (rows, hidden) = (1 + rng.below(70), SHORT[rng.below(SHORT.len())]);
+    case(rng, rows, hidden)
+}
+
 /// Rows of very different size, one of them all zero.
-fn case(rng: &mut Rng) -> Case {
-    let (rows, hidden) = (1 + rng.below(9), SIZES[rng.below(SIZES.len())]);
+fn case(rng: &mut Rng, rows: usize, hidden: usize) -> Case {
     let mut x = rng.values(rows * hidden, 1.0);
     for (row, x) in x.chunks_exact_mut(hidden).enumerate() {
         let scale = [1.0, 16.0, 0.125, 0.0][row % 4];
@@ -113,9 +125,14 @@ fn kernels_equal_the_reference() {
     gpu::run("cuda::rms_norm::kernels_equal_the_reference", |gpu, bits| {
         let mut rng = Rng::new(5);
         for _ in 0..gpu::shapes() {
-            let case = case(&mut rng);
-            check(gpu, &case, bits);
-            check_add(gpu, &case, bits);
+            for case in [long(&mut rng), short(&mut rng)] {
+                check(gpu, &case, bits);
+                check_add(gpu, &case, bits);
+            }
+        }
+        // Heads, as q and k have them.
+        for hidden in [64, 128] {
+            check(gpu, &case(&mut rng, 37, hidden), bits);
         }
     });
 }
@@ -140,5 +157,11 @@ fn no_rows_are_nothing_and_short_buffers_are_errors() {
         assert_eq!(run(2, [6, 6, 2]), error("len of w is 3, expected 2"));
         assert_eq!(run(3, [6, 5, 2]), error("len of y is 5, expected 6"));
         assert_eq!(run(3, [6, 6, 1]), error("len of rstd is 1, expected 2"));
+        let wide = gpu.upload(&[bf16::ONE; 24]).unwrap();
+        let (x, w) = (wide.view().slice(8..16), wide.view().slice(1..9));
+        let (y, rstd) = (&mut gpu.alloc(8).unwrap(), &mut rstd.view_mut().slice(0..1));
+        let odd = cuda::forward(gpu, 8, EPS, x, w, &mut y.view_mut(), rstd).unwrap_err();
+        let odd = odd.to_string();
+        assert!(odd.contains("address of a short row") && odd.contains("multiple of 16"), "{odd}");
     });
 }

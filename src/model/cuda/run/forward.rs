@@ -16,8 +16,8 @@ use crate::model::run::dims;
 use crate::ops::gemm_bf16::cuda::Segment;
 use crate::ops::nf4_linear::cuda::LowRank;
 use crate::ops::{
-    LaunchError, attention, check, check_at_least, cross_entropy, embedding, gemm_bf16, head,
-    lora_down, nf4_dequantize, nf4_linear, rms_norm, swiglu,
+    LaunchError, attention, check_at_least, cross_entropy, embedding, gemm_bf16, head, lora_down,
+    nf4_dequantize, nf4_linear, rms_norm, swiglu,
 };
 
 impl Run<'_> {
@@ -295,13 +295,12 @@ fn dense(
     bias: Option<View<bf16>>,
     mut y: ViewMut<bf16>,
 ) -> Result<(), LaunchError> {
-    check("gemm_bf16", "biases", usize::from(bias.is_some()), 0)?;
     let base = Segment { a: x, lda: n_in, b: w, ldb: n_in, k: n_in };
     match lora {
-        None => gemm_bf16::cuda::nt(cuda, n, n_out, 1.0, &[base], &mut y, n_out),
+        None => gemm_bf16::cuda::nt(cuda, n, n_out, 1.0, &[base], bias, &mut y, n_out),
         Some(LowRank { left, ld, r, right }) => {
             let lora = Segment { a: left, lda: ld, b: right, ldb: r, k: r };
-            gemm_bf16::cuda::nt(cuda, n, n_out, 1.0, &[base, lora], &mut y, n_out)
+            gemm_bf16::cuda::nt(cuda, n, n_out, 1.0, &[base, lora], bias, &mut y, n_out)
         }
     }
 }

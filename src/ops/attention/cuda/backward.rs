@@ -85,7 +85,7 @@ pub fn backward(
         let launch = launch.shared(shared_bytes(dims.head_dim)).read(q).read(k).read(v).read(lse);
         let launch = launch.read(d_o).read(delta.as_view()).read(cu_seqlens);
         let launch = launch.value(sizes.documents).value(sizes.tokens).value(sizes.heads);
-        launch.value(sizes.kv_heads).value(dims.scale)
+        launch.value(sizes.kv_heads).value(dims.scale).value(sizes.window)
     };
     let launch_keys = launch(keys_kernel, keys).write(dk).write(dv);
     // SAFETY: the lengths are checked above; the kernel takes no row from cu_seqlens beyond `tokens`, and each
