@@ -14,7 +14,7 @@ use safetensors::{Dtype, SafeTensors};
 use super::card;
 pub use super::card::BaseModel;
 use super::error::{Misfit, PeftError};
-use super::lora::{Adapter, LoraModule};
+use super::lora::{Adapter, LoraConfig, LoraModule};
 use super::peft_config::{self, Read};
 use super::targets::TargetError;
 use crate::device::bytes::Bytes;
@@ -34,6 +34,22 @@ pub fn check_config(dir: &Path) -> Result<(), PeftError> {
         Ok(_) => Ok(()),
         Err(source) => Err(PeftError::Read { path, source }),
     }
+}
+
+/// The configuration in the text of an adapter_config.json, and its base model, by themselves; `path` is for
+/// messages. What the fuzz tests read and write.
+#[doc(hidden)]
+pub fn config_from_text(
+    text: &str,
+    path: &Path,
+) -> Result<(LoraConfig, Option<String>), PeftError> {
+    peft_config::read(text, path).map(|read| (read.config, read.base_model))
+}
+
+/// The text of an adapter_config.json.
+#[doc(hidden)]
+pub fn config_to_text(config: &LoraConfig, base_model: &str) -> String {
+    peft_config::write(config, base_model)
 }
 
 /// The configuration of the adapter in `dir`.

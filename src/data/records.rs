@@ -162,13 +162,29 @@ fn tools(value: Value) -> Result<Option<Value>, RowProblem> {
         Value::Null => Ok(None),
         Value::Array(_) => Ok(Some(value)),
         Value::String(text) if text.trim().is_empty() => Ok(None),
-        Value::String(text) => match serde_json::from_str(&text) {
-            Ok(Value::Null) => Ok(None),
-            Ok(tools @ Value::Array(_)) => Ok(Some(tools)),
+        Value::String(text) => match json_in_text(&text) {
+            Some(Value::Null) => Ok(None),
+            Some(tools @ Value::Array(_)) => Ok(Some(tools)),
             _ => Err(problem("tools", "must be a list, it is a text that is not a JSON list")),
         },
         other => Err(wrong("tools", "a list", &other)),
     }
+}
+
+/// JSON that stands in a text of a row; `None` for what is none, or is nested so deeply that the row with it
+/// inside could not be read again.
+pub(super) fn json_in_text(text: &str) -> Option<Value> {
+    /// Readers of JSON, serde_json too, take some 128 levels.
+    const DEEPEST: usize = 100;
+    fn fits(value: &Value, levels: usize) -> bool {
+        levels > 0
+            && match value {
+                Value::Array(list) => list.iter().all(|value| fits(value, levels - 1)),
+                Value::Object(object) => object.values().all(|value| fits(value, levels - 1)),
+                _ => true,
+            }
+    }
+    serde_json::from_str(text).ok().filter(|value| fits(value, DEEPEST))
 }
 
 fn prompt(prompt: Value, completion: Value, tools: Option<Value>) -> Result<Record, RowProblem> {
@@ -272,6 +288,9 @@ fn tokens(ids: Value, labels: Value, mask: Value) -> Result<Record, RowProblem> 
                 return Err(problem(&key, format!("must be 0 or 1, it is {other}")));
             }
         }
+    }
+    if kept.is_empty() {
+        return Err(problem("attention_mask", "is 0 for every token"));
     }
     Ok(Record::Tokens { input_ids: kept, labels: learned })
 }
@@ -418,6 +437,10 @@ mod tests {
             (
                 r#"{"input_ids": [1, 2], "attention_mask": [1, 0]}"#,
                 "`labels[1]` is learned, but `attention_mask` is 0",
+            ),
+            (
+                r#"{"input_ids": [1, 2], "labels": [-100, -100], "attention_mask": [0, 0]}"#,
+                "`attention_mask` is 0 for every token",
             ),
             (
                 r#"{"messages": [{"role": "user", "content": "a"}], "tools": "none"}"#,

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::error::RowProblem;
-use super::records::{problem, wrong};
+use super::records::{json_in_text, problem, wrong};
 
 /// A list of messages, each with a role and a content. ShareGPT's become the same.
 ///
@@ -97,7 +97,7 @@ fn from_share_gpt(key: &str, mut fields: Map<String, Value>) -> Result<Value, Ro
 
 /// One call, or a list of them, as `tool_calls` has them.
 fn calls(text: &str) -> Option<Vec<Value>> {
-    let calls = match serde_json::from_str(text).ok()? {
+    let calls = match json_in_text(text)? {
         Value::Array(calls) if !calls.is_empty() => calls,
         call @ Value::Object(_) => vec![call],
         _ => return None,

@@ -126,6 +126,9 @@ impl<S: Into<String>> From<S> for Problem {
     }
 }
 
+/// A tensor's shape, type, offset and length in bytes.
+type Place = (Vec<usize>, u32, u64, usize);
+
 type Tables = (HashMap<String, Value>, HashMap<String, TensorInfo>);
 
 fn read_all(bytes: &Bytes, cursor: &mut Cursor) -> Result<Tables, Problem> {
@@ -166,6 +169,7 @@ fn read_all(bytes: &Bytes, cursor: &mut Cursor) -> Result<Tables, Problem> {
         places.push((name, cursor.tensor()?));
     }
     let start = cursor.at.next_multiple_of(alignment);
+    refuse_overlaps(&places)?;
     let mut tensors = HashMap::new();
     for (name, (shape, kind, offset, len)) in places {
         let data = usize::try_from(offset)
@@ -186,6 +190,25 @@ fn read_all(bytes: &Bytes, cursor: &mut Cursor) -> Result<Tables, Problem> {
         tensors.insert(name, TensorInfo { shape, kind, data });
     }
     Ok((metadata, tensors))
+}
+
+/// No two tensors share a byte: in a file as its writer made it they never do.
+fn refuse_overlaps(places: &[(String, Place)]) -> Result<(), Problem> {
+    let mut taken: Vec<(u64, u64, &str)> = Vec::new();
+    for (name, (_, _, offset, len)) in places {
+        if *len > 0 {
+            taken.push((*offset, offset.saturating_add(*len as u64), name));
+        }
+    }
+    taken.sort_unstable();
+    match taken.windows(2).find(|pair| pair[1].0 < pair[0].1) {
+        None => Ok(()),
+        Some(pair) => Err(format!(
+            "tensor `{}` begins at {}, before tensor `{}` ends at {}",
+            pair[1].2, pair[1].0, pair[0].2, pair[0].1
+        )
+        .into()),
+    }
 }
 
 /// A read position in `data`.
@@ -280,7 +303,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Shape, type, offset and length in bytes.
-    fn tensor(&mut self) -> Result<(Vec<usize>, u32, u64, usize), Problem> {
+    fn tensor(&mut self) -> Result<Place, Problem> {
         let dims = self.u32()?;
         if !(1..=4).contains(&dims) {
             return Err(format!("a tensor of {dims} dimensions").into());
