@@ -3,6 +3,8 @@
 //! `DAYRUN_BLESS=1 cargo test --test cli` writes the help snapshots anew.
 
 mod common;
+#[path = "cli/inspect.rs"]
+mod inspect;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -81,7 +83,7 @@ fn check_help(dir: &Path, args: &[&str]) {
 #[test]
 fn help_is_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["", "init", "train", "eval", "generate", "quickstart"] {
+    for name in ["", "init", "inspect", "train", "eval", "generate", "quickstart"] {
         let args: Vec<&str> = [name, "--help"].into_iter().filter(|a| !a.is_empty()).collect();
         check_help(dir.path(), &args);
     }

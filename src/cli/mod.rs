@@ -6,6 +6,7 @@ mod device_args;
 mod eval;
 mod generate;
 mod init;
+mod inspect;
 mod interrupt;
 mod log;
 mod output;
@@ -33,6 +34,7 @@ const INTERRUPTED: u8 = 130;
 Examples:
   dayrun quickstart                        train a small model now, in about two minutes
   dayrun init run.toml                     write a commented run file to start from
+  dayrun inspect run.toml                  look at its model and its data first
   dayrun train run.toml                    train; the adapter is in runs/run/adapter
   dayrun eval --run runs/run               perplexity and exact match of what was trained
   dayrun generate --run runs/run \"Hello\"   ask it something
@@ -51,6 +53,7 @@ struct Cli {
 enum Command {
     Quickstart(quickstart::Args),
     Init(init::Args),
+    Inspect(inspect::Args),
     Train(train::Args),
     Eval(eval::Args),
     Generate(generate::Args),
@@ -65,6 +68,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Quickstart(args) => quickstart::run(&args, &terminal, &log),
         Command::Init(args) => init::run(&args),
+        Command::Inspect(args) => inspect::run(&args, &terminal),
         Command::Train(args) => train::run(&args, &terminal, &log),
         Command::Eval(args) => eval::run(&args, &terminal),
         Command::Generate(args) => generate::run(&args, &terminal),

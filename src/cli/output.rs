@@ -22,11 +22,36 @@ impl Failure {
 
     /// Prints it on standard error.
     pub(super) fn print(&self) {
-        eprintln!("error: {}", self.message);
+        eprintln!("error: {}", shown(&self.message));
         if let Some(hint) = &self.hint {
-            eprintln!("hint: {hint}");
+            eprintln!("hint: {}", shown(hint));
         }
     }
+}
+
+/// A message as a terminal gets it. It may quote anything that a file holds: control characters stand as
+/// escapes, and of a line longer than a screen its beginning and its end.
+fn shown(message: &str) -> String {
+    const MOST: usize = 2000;
+    let line = |line: &str| {
+        let count = line.chars().count();
+        if count <= MOST {
+            return visible(line);
+        }
+        let begin: String = line.chars().take(MOST / 2).collect();
+        let end: String = line.chars().skip(count - MOST / 4).collect();
+        format!("{} [...] {}", visible(&begin), visible(&end))
+    };
+    message.split('\n').map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// What stands in files must not move a terminal's cursor: control characters as escapes.
+pub(super) fn visible(text: &str) -> String {
+    let one = |c: char| match c.is_control() && c != '\t' {
+        true => c.escape_debug().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(one).collect()
 }
 
 impl<E: Into<Error>> From<E> for Failure {
@@ -110,5 +135,18 @@ impl NewFile {
 
     fn failed(&self, source: std::io::Error) -> Failure {
         RunDirError::Write { path: self.0.clone(), source }.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_fit_for_a_terminal() {
+        assert_eq!(shown("bad `\u{1b}[2J`\n  at run.toml:1"), "bad `\\u{1b}[2J`\n  at run.toml:1");
+        let long = format!("`{}` is unknown\n  at run.toml:7", "x".repeat(1_000_000));
+        let text = shown(&long);
+        assert!(text.len() < 3000 && text.ends_with("x` is unknown\n  at run.toml:7"), "{text}");
     }
 }

@@ -14,6 +14,7 @@ pub mod named;
 mod options;
 pub mod orders;
 pub mod pack;
+pub mod preview;
 mod python;
 pub mod records;
 pub mod rows;

@@ -7,7 +7,7 @@ use super::family::{Differences, LayerKind};
 use super::rope_scaling::RopeScaling;
 
 /// Llama hyperparameters, named as in config.json.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct LlamaConfig {
     pub vocab_size: usize,
     pub hidden_size: usize,

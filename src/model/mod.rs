@@ -15,6 +15,7 @@ pub mod generate;
 pub mod gguf;
 pub mod hash;
 pub mod hub;
+pub mod inspect;
 pub mod kv_cache;
 pub mod llama;
 pub mod load;

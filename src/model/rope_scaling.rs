@@ -5,7 +5,7 @@ use std::f64::consts::TAU;
 use crate::ops::rope;
 
 /// How a model's rope differs from θ_i = rope_theta^(−2i/d), i < d/2. Named as in config.json.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub enum RopeScaling {
     #[default]
     None,

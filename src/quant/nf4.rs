@@ -30,6 +30,13 @@ pub const CODEBOOK: [f32; 16] = [
     1.0,
 ];
 
+/// Bytes of a matrix of this shape, double quantised: codes, scales, their scales, map and offset.
+pub fn bytes(rows: usize, cols: usize) -> u64 {
+    let elements = rows as u64 * cols as u64;
+    let blocks = elements.div_ceil(BLOCK as u64);
+    elements.div_ceil(2) + blocks + 4 * blocks.div_ceil(NESTED_BLOCK as u64) + 4 * (256 + 1)
+}
+
 /// A quantised weight `W[rows = out_features, cols = in_features]`, flattened row-major into
 /// blocks of [`BLOCK`] elements (a block straddles rows when `cols % 64 != 0`).
 ///

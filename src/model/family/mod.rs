@@ -55,7 +55,7 @@ const DEFAULTS: Defaults = Defaults {
 };
 
 /// What a model does that Llama does not. The default: nothing.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Differences {
     /// q, k and v add a bias.
     pub qkv_bias: bool,
@@ -69,7 +69,7 @@ pub struct Differences {
 }
 
 /// What the attention of one layer does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct LayerKind {
     /// Whether q and k are rotated.
     pub rope: bool,
