@@ -98,7 +98,7 @@ pub fn inspect(path: &Path) -> Result<ModelInfo, Error> {
         Ok(tokenizer) => {
             info.tokenizer = Some(TokenizerInfo::of(&tokenizer));
             let vocab = info.config.as_ref().map(|config| config.vocab_size);
-            if let Some(Err(error)) = vocab.map(|vocab| tokenizer.check_vocab(vocab)) {
+            if let Some(Err(error)) = vocab.map(|vocab| tokenizer.check_vocab(path, vocab)) {
                 info.refusals.push(Refusal { problem: error.to_string(), hint: error.hint() });
             }
         }
