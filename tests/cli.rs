@@ -255,6 +255,8 @@ fn a_whole_run_and_what_it_leaves() {
     let dir = dir.path();
     let output = run(dir, &["train", "run.toml"]);
     assert!(output.status.success(), "{}", stderr(&output));
+    let hint = "hint: this base has 0.00 billion parameters; model.quantization = \"none\" trains";
+    assert!(stderr(&output).contains(hint), "{}", stderr(&output));
     let out = dir.join("runs/run");
     let metrics = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let lines: Vec<Value> =
@@ -358,6 +360,7 @@ fn a_run_on_a_base_that_is_not_quantised() {
     let output =
         run(dir, &["train", "run.toml", "--set", "model.quantization=none", "--out", "plain"]);
     assert!(output.status.success(), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("hint: "), "{}", stderr(&output));
     let readme = std::fs::read_to_string(dir.join("plain/adapter/README.md")).unwrap();
     assert!(readme.contains("| held in training as | bf16, not quantised |"), "{readme}");
     // The run directory says how its base is held, and what is made from it holds it so.

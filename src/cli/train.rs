@@ -102,5 +102,8 @@ fn finish(outcome: &Outcome, terminal: &Terminal) {
         false => String::new(),
     };
     terminal.note(&format!("adapter: {dir}/adapter{plot}"));
+    if let Some(hint) = outcome.base.hint() {
+        terminal.note(&hint);
+    }
     terminal.note(&format!("try it:  dayrun generate --run {dir} \"...\""));
 }

@@ -138,6 +138,16 @@ impl Weights {
         &self.identity
     }
 
+    /// Elements of its linears, and of everything: the model's parameters.
+    pub fn parameters(&self) -> (usize, usize) {
+        let dense = |dense: &Dense| dense.rows * dense.cols;
+        let of = |linear: &Matrix| linear.shape().0 * linear.shape().1;
+        let linears = self.layers.iter().flat_map(|layer| &layer.linears).map(of).sum();
+        let vectors: usize = self.layers.iter().flat_map(LayerWeights::vectors).map(dense).sum();
+        let rest = [Some(&self.embed_tokens), Some(&self.norm), self.lm_head.as_ref()];
+        (linears, linears + vectors + rest.into_iter().flatten().map(dense).sum::<usize>())
+    }
+
     /// How the linears are held, for records: `NF4, double quantised`, `bf16, not quantised`; of a model with
     /// several kinds `NF4, double quantised (of 14 linears 3 in bf16)`.
     pub fn held(&self) -> String {
