@@ -5,6 +5,7 @@ mod bf16;
 mod cache;
 mod forward;
 mod mask;
+mod product;
 mod tile;
 
 pub use backward::backward;

@@ -3,9 +3,8 @@
 use super::bf16;
 use super::forward::fold;
 use super::mask::Mask;
-use super::tile::{
-    KEYS, LANES, Rows, add_columns, add_rows, lanes, live, pad, scores, store, with_scratch,
-};
+use super::product::{add_columns, add_rows, scores};
+use super::tile::{KEYS, LANES, Rows, lanes, live, pad, store, with_scratch};
 use super::{Dims, OP, check, check_documents};
 use crate::device::cpu::documents::{Block, Cut, Side};
 use crate::device::cpu::simd::math::exp;

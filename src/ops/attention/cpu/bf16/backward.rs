@@ -16,11 +16,11 @@
 //! P and dS are left operands (of dv and dk) as they come out of the exponentials, in blocks of 32
 //! queries. dq is summed turned as well, `[channel][query]`, with dS packed by pairs of keys.
 
-use std::cell::RefCell;
 use std::ops::Range;
 
 use half::bf16;
 
+use super::sums::{block_len, most_slots, sums, with_sums};
 use super::{
     Dims, Heads, Level, Mask, NR, Saved, copy_channels, pack_channels, pack_rows, padded, store,
 };
@@ -34,11 +34,6 @@ use crate::device::cpu::{Cpu, Element, Rectangle};
 /// Query rows that are packed together: what a sum of dk is added up over before it leaves registers.
 const CHUNK: usize = MAX_PARTS * NR;
 
-thread_local! {
-    /// Sums of documents of several blocks, between tasks: the calling thread's.
-    static SUMS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
 /// What backward writes.
 pub struct Gradients<'a> {
     pub delta: &'a mut [f32],
@@ -47,20 +42,9 @@ pub struct Gradients<'a> {
     pub dv: &'a mut [bf16],
 }
 
-/// Tokens of a block.
-fn block_len(dims: &Dims) -> usize {
-    (768 / dims.group()).clamp(64, 256) / NR * NR
-}
-
 /// The most blocks of keys that a block of queries sees: its own, and those of the window - 1 keys before it.
 fn blocks_seen(dims: &Dims) -> usize {
     1 + (dims.reach() - 1).div_ceil(block_len(dims))
-}
-
-/// Elements of the sums of dq, and of dk and dv, of one block and key head.
-fn sums(dims: &Dims, tokens: usize) -> (usize, usize) {
-    let width = padded(dims.head_dim);
-    ((tokens * dims.group()).next_multiple_of(NR) * width, 2 * tokens * width)
 }
 
 /// Grows every thread's scratch to what a block needs, and the calling one's to the sums of documents of
@@ -69,34 +53,6 @@ pub fn reserve(cpu: &Cpu, dims: &Dims, tokens: usize) {
     let size = block_len(dims).min(tokens);
     cpu.broadcast(|| with_scratch(lens(dims, size, size, true), |_| ()));
     with_sums(most_slots(dims, tokens), dims, |_, _| ());
-}
-
-/// Bytes of the calling thread's sums.
-pub fn reserved_bytes(dims: &Dims, tokens: usize) -> usize {
-    let (queries, keys) = sums(dims, block_len(dims));
-    most_slots(dims, tokens) * (queries + keys) * size_of::<f32>()
-}
-
-/// The most blocks, of each key head, that documents of several blocks have in `tokens` tokens together.
-fn most_slots(dims: &Dims, tokens: usize) -> usize {
-    let size = block_len(dims);
-    // A document of n > 1 blocks has more than n - 1 times their length.
-    if tokens > size { 2 * tokens.div_ceil(size) * dims.kv_heads } else { 0 }
-}
-
-/// Lends the sums of `count` blocks: dq's, dk's and dv's.
-fn with_sums(count: usize, dims: &Dims, f: impl FnOnce(&mut [f32], &mut [f32])) {
-    let (queries, keys) = sums(dims, block_len(dims));
-    SUMS.with_borrow_mut(|sums| {
-        let len = count * (queries + keys);
-        if sums.len() < len {
-            // Fresh from the system: pages that no document is long enough for are never touched.
-            *sums = Vec::new();
-            *sums = vec![0.0; len];
-        }
-        let (queries, keys) = sums[..len].split_at_mut(count * queries);
-        f(queries, keys);
-    });
 }
 
 /// Overwrites what `Gradients` has; shapes were checked.

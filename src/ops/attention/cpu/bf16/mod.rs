@@ -6,6 +6,7 @@
 
 mod backward;
 mod forward;
+mod sums;
 
 use std::any::TypeId;
 use std::ops::Range;
@@ -19,8 +20,9 @@ use crate::device::cpu::simd::NR;
 use crate::device::cpu::simd::product::tile_rows;
 use crate::device::cpu::{Element, GemmElement, Level};
 
-pub(super) use backward::{Gradients, backward, reserve as reserve_backward, reserved_bytes};
+pub(super) use backward::{Gradients, backward, reserve as reserve_backward};
 pub(super) use forward::{attend, block_q, reserve};
+pub(super) use sums::reserved_bytes;
 
 /// Whether this path takes these dimensions on this level.
 pub(super) fn takes<E: Element>(level: Level, dims: &Dims) -> bool {
