@@ -11,6 +11,8 @@ use common::runs::{Document, ids, logits_on, pack, wanted_gradient};
 use dayrun::adapter::{Adapter, peft};
 use dayrun::device::cpu::Cpu;
 use dayrun::device::memory::Placement;
+#[cfg(feature = "gguf")]
+use dayrun::model::Linears;
 use dayrun::model::family::LayerKind;
 use dayrun::model::llama::Kind;
 use dayrun::model::rope_scaling::RopeScaling;
@@ -161,6 +163,24 @@ fn what_makes_each_family() {
                 assert_eq!(differences.rope_scaling, RopeScaling::Linear { factor: 4.0 });
             }
             _ => assert_eq!(differences.rope_scaling, RopeScaling::None, "{}", golden.name),
+        }
+    }
+}
+
+/// The `gguf` package's files, permuted or not as llama.cpp's converter has each family, in the activations' own
+/// type: the logits of the weights before quantisation.
+#[cfg(feature = "gguf")]
+#[test]
+fn logits_of_gguf_files() {
+    for golden in Golden::all().filter(|golden| golden.name != "qwen2-sliding") {
+        let path = golden::path(&format!("families/{}/model.gguf", golden.name));
+        let options = LoadOptions { linears: Linears::F32, ..LoadOptions::default() };
+        let weights = Arc::new(load(&path, &options, &quiet).unwrap());
+        let model = Loaded::on_cpu(Arc::new(Cpu::new(2)), weights);
+        for (i, prompt) in golden.prompts().iter().enumerate() {
+            let want = golden.tensors.floats(&format!("plain.{i}"));
+            let got = logits_on::<f32>(&model, None, prompt);
+            assert_within(&format!("{} GGUF {i}", golden.name), apart(&got, &want), LOGITS);
         }
     }
 }

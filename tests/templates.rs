@@ -264,8 +264,10 @@ fn named_templates_refuse_what_they_have_no_place_for() {
     for name in ["chatml", "llama-3", "mistral", "alpaca"] {
         let template = ChatTemplate::new(&named(name), &special, None).unwrap();
         let tools = serde_json::json!([{"type": "function"}]);
-        let refusal =
-            template.render(&[user.clone()], Some(&tools), false).unwrap_err().to_string();
+        let refusal = template
+            .render(std::slice::from_ref(&user), Some(&tools), false)
+            .unwrap_err()
+            .to_string();
         let want =
             format!("refuses this conversation: the template \"{name}\" has no place for tools");
         assert!(refusal.contains(&want), "{refusal}");

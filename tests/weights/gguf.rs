@@ -246,6 +246,8 @@ fn rope_scaling_is_read() {
         f.set("llama.rope.scaling.factor", Meta::F32(4.0));
     });
     assert_eq!(linear, RopeScaling::Linear { factor: 4.0 });
+    let whole = scaling(&|f| f.set("llama.rope.scaling.factor", Meta::U32(4)));
+    assert_eq!(whole, RopeScaling::Linear { factor: 4.0 });
     let factors: Vec<f32> = (1..=8).map(|i| i as f32).collect();
     let rope_freqs = |f: &mut GgufFile, factors: &[f32]| {
         let data = encode(Dtype::F32, factors);
@@ -253,6 +255,16 @@ fn rope_scaling_is_read() {
     };
     let read = scaling(&|f| rope_freqs(f, &factors));
     assert_eq!(read, RopeScaling::Factors(factors.clone()));
+    let both = |f: &mut GgufFile| {
+        rope_freqs(f, &factors);
+        f.set("llama.rope.scaling.type", Meta::Str("yarn"));
+    };
+    refuses(both, &["rope scaling", "yarn"]);
+    let both = |f: &mut GgufFile| {
+        rope_freqs(f, &factors);
+        f.set("llama.rope.scaling.factor", Meta::F32(4.0));
+    };
+    refuses(both, &["rope_freqs.weight", "linear rope scaling by 4"]);
     refuses(|f| rope_freqs(f, &[1.0; 7]), &["rope_freqs.weight", "[7]", "[8]"]);
     refuses(|f| rope_freqs(f, &[0.0; 8]), &["rope_freqs.weight", "has 0"]);
     let linear = "llama.rope.scaling.type";

@@ -9,7 +9,7 @@ use super::page::{Page, many, size, thousands};
 use crate::adapter::{AdapterInfo, Listed, PeftError, list};
 use crate::cli::{Failure, Terminal};
 use crate::model::config::LlamaConfig;
-use crate::model::inspect;
+use crate::model::inspect::{self, Refusal};
 
 /// Whether there is an adapter in `dir` or in a folder of it, or a run's own.
 pub(super) fn is_in(dir: &Path) -> bool {
@@ -29,11 +29,24 @@ pub(super) fn report(
     terminal: &Terminal,
 ) -> Result<Report, Failure> {
     let shape = match model {
-        Some(model) => inspect::inspect(&super::local(model, terminal)?)?.config,
+        Some(model) => Some(shape_of(model, terminal)?),
         None => None,
     };
     let shape = shape.as_ref().zip(model);
     of(&list(dir)?, dir, shape)
+}
+
+/// A model's shape. One that is not supported has none, and whether an adapter fits it cannot be told.
+fn shape_of(model: &Path, terminal: &Terminal) -> Result<LlamaConfig, Failure> {
+    let info = inspect::inspect(&super::local(model, terminal)?)?;
+    match (info.config, info.refusals.into_iter().next()) {
+        (Some(config), _) => Ok(config),
+        (None, Some(Refusal { problem, hint })) => Err(Failure { message: problem, hint }),
+        (None, None) => Err(Failure::new(
+            format!("{} has no configuration that could be read", model.display()),
+            "dayrun inspect MODEL says what is there",
+        )),
+    }
 }
 
 /// These, each on a few lines; one alone in full.

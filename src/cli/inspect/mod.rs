@@ -31,8 +31,8 @@ Examples:
   dayrun inspect run.toml                          all that a run would use
   dayrun inspect models/smol --json | jq .model.memory
 
-Of a model nothing but headers is read. Loss falls on the text in colour; without a terminal that
-text stands in \u{27e6}brackets\u{27e7}. The code is 1 where something cannot be used.")]
+Of a model nothing but headers is read; one on the Hub is fetched first. Loss falls on the text in
+colour; without a terminal that text stands in \u{27e6}brackets\u{27e7}. The code is 1 where something cannot be used.")]
 pub struct Args {
     /// A model (a Hugging Face directory, a GGUF file, or hf://org/name), a PEFT adapter or a directory of several,
     /// data (a file or a directory), or a run file (.toml).

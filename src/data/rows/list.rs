@@ -17,6 +17,8 @@ pub struct List<R = BufReader<File>> {
     position: u64,
     /// A value that was too long is not over yet.
     inside: Option<Scan>,
+    /// The list is a member of an object.
+    in_object: bool,
     done: bool,
 }
 
@@ -32,7 +34,15 @@ impl List {
 impl<R: BufRead> List<R> {
     fn of(path: &Path, reader: R) -> Result<Self, Error> {
         let path = path.into();
-        let mut list = Self { path, reader, number: 0, position: 0, inside: None, done: false };
+        let mut list = Self {
+            path,
+            reader,
+            number: 0,
+            position: 0,
+            inside: None,
+            in_object: false,
+            done: false,
+        };
         let mut first = list.next_byte()?;
         if first == Some(MARK[0]) && list.next_byte()? == Some(MARK[1]) {
             list.next_byte()?;
@@ -40,7 +50,10 @@ impl<R: BufRead> List<R> {
         }
         match first {
             Some(b'[') => {}
-            Some(b'{') => list.find_data()?,
+            Some(b'{') => {
+                list.in_object = true;
+                list.find_data()?;
+            }
             _ => return Err(list.damaged("is neither a list of rows nor an object with one")),
         }
         Ok(list)
@@ -93,7 +106,7 @@ impl<R: BufRead> List<R> {
         let mut first = self.next_byte()?;
         if first == Some(b']') {
             self.done = true;
-            return Ok(None);
+            return self.end().map(|()| None);
         }
         if self.number > 0 {
             if first != Some(b',') {
@@ -116,6 +129,29 @@ impl<R: BufRead> List<R> {
             _ => RawRow::Bad(RowProblem::TooLarge),
         };
         Ok(Some((Place::Row(self.number), row, length)))
+    }
+
+    /// What stands behind the list: the rest of its object, and then nothing, or rows would be lost in silence.
+    fn end(&mut self) -> Result<(), Error> {
+        let mut next = self.next_byte()?;
+        if self.in_object {
+            // Other members, of which nothing is kept.
+            while let Some(byte) = next.filter(|&byte| byte != b'}') {
+                let mut scan = Scan::default();
+                if !matches!(byte, b',' | b':') && !scan.step(byte) {
+                    self.pass(&mut scan)?;
+                }
+                next = self.next_byte()?;
+            }
+            if next.is_none() {
+                return Err(self.damaged("is not whole: the object around its list has no end"));
+            }
+            next = self.next_byte()?;
+        }
+        match next {
+            None => Ok(()),
+            Some(_) => Err(self.damaged("goes on behind its list of rows")),
+        }
     }
 
     /// Reads on to the end of a value, into `text`. False: it is too long, and not at its end yet.
@@ -302,6 +338,14 @@ mod tests {
             ("[{\"a\": 1}", 1, "is not whole: its list breaks off in or behind row 1"),
             ("[{\"a\": 1} {\"b\": 2}]", 1, "is not whole: its list breaks off in or behind row 1"),
             ("[{\"a\": 1},]", 1, "is not whole: its list breaks off in or behind row 2"),
+            ("[{\"a\": 1}] [{\"b\": 2}]", 1, "goes on behind its list of rows"),
+            ("{\"data\": [1]} {}", 1, "goes on behind its list of rows"),
+            (
+                "{\"data\": [1], \"n\": [2",
+                1,
+                "is not whole: its list breaks off in or behind row 1",
+            ),
+            ("{\"data\": [1], \"n\": 2", 1, "is not whole: the object around its list has no end"),
             ("{\n \"a\": 1\n}", 0, "is a JSON object without a list named `data`"),
             ("{\"data\": {}}", 0, "is a JSON object without a list named `data`"),
             ("{\n \"a\": [1, ", 0, "is not whole: its list of rows does not begin as one"),

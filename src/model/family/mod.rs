@@ -109,7 +109,7 @@ pub fn names() -> String {
 }
 
 /// One layer kind for each layer, from `window(layer)`.
-fn windows(layers: usize, window: impl Fn(usize) -> Option<usize>) -> Vec<LayerKind> {
+pub(super) fn windows(layers: usize, window: impl Fn(usize) -> Option<usize>) -> Vec<LayerKind> {
     (0..layers).map(|i| LayerKind { rope: true, sliding_window: window(i) }).collect()
 }
 

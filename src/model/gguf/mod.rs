@@ -11,7 +11,7 @@ mod rows;
 use std::collections::HashSet;
 
 use super::config::{Linear, LlamaConfig};
-use super::family::{self, Differences, Family, LayerKind};
+use super::family::{self, Differences, Family};
 use super::parts::Vector;
 use super::rope_scaling::RopeScaling;
 use super::weights::{Dense, Weights};
@@ -116,9 +116,12 @@ impl Gguf {
             ..own
         };
         if let Some(window) = self.count(&named("attention.sliding_window"))?.filter(|&n| n > 0) {
-            differences.layers = (0..layers)
-                .map(|i| LayerKind { sliding_window: Some(window), ..differences.layer(i) })
-                .collect();
+            // Of the other families some layers slide, and no file says which.
+            if family.model_type != "llama" {
+                let key = named("attention.sliding_window");
+                return Err(self.unsupported(format!("`{key}` {window} of a {}", family.name)));
+            }
+            differences.layers = family::windows(layers, |_| Some(window));
         }
         let config = LlamaConfig { differences, ..config };
         config.validate(&self.path)?;
@@ -130,28 +133,41 @@ impl Gguf {
         named: &dyn Fn(&str) -> String,
         head_dim: usize,
     ) -> Result<RopeScaling, Error> {
-        if let Some(tensor) = self.tensors.get(ROPE_FREQS) {
-            self.shaped(ROPE_FREQS, &[head_dim / 2])?;
-            let mut factors = vec![0.0; head_dim / 2];
-            rows::decode(self, ROPE_FREQS, tensor, head_dim / 2, 0..1, &mut factors)?;
-            return Ok(RopeScaling::Factors(factors));
-        }
         let (kind, factor) = (named("rope.scaling.type"), named("rope.scaling.factor"));
         // Files from before `rope.scaling.type` have the factor of linear scaling alone.
         let old = named("rope.scale_linear");
-        match self.metadata.get(&kind) {
-            Some(Value::String(kind)) if kind == "linear" => match self.float(&factor)? {
-                Some(factor) => Ok(RopeScaling::Linear { factor }),
-                None => Err(self.key(&factor, "is missing")),
+        let factor = match self.metadata.get(&kind) {
+            Some(Value::String(kind)) if kind == "linear" => match self.factor(&factor)? {
+                Some(factor) => Some(factor),
+                None => return Err(self.key(&factor, "is missing")),
             },
-            Some(Value::String(kind)) if kind == "none" => Ok(RopeScaling::None),
-            Some(other) => Err(self.unsupported(format!("rope scaling {other:?}"))),
-            None => match self.metadata.get(&factor).or(self.metadata.get(&old)) {
-                Some(Value::Float(x)) if *x != 0.0 && *x != 1.0 => {
-                    Ok(RopeScaling::Linear { factor: *x })
-                }
-                _ => Ok(RopeScaling::None),
-            },
+            Some(Value::String(kind)) if kind == "none" => None,
+            Some(other) => return Err(self.unsupported(format!("rope scaling {other:?}"))),
+            None => self.factor(&factor)?.or(self.factor(&old)?).filter(|&x| x != 0.0 && x != 1.0),
+        };
+        match (self.tensors.get(ROPE_FREQS), factor) {
+            (None, None) => Ok(RopeScaling::None),
+            (None, Some(factor)) => Ok(RopeScaling::Linear { factor }),
+            (Some(_), Some(factor)) => {
+                let what = format!("`{ROPE_FREQS}` beside linear rope scaling by {factor}");
+                Err(self.unsupported(what))
+            }
+            (Some(tensor), None) => {
+                self.shaped(ROPE_FREQS, &[head_dim / 2])?;
+                let mut factors = vec![0.0; head_dim / 2];
+                rows::decode(self, ROPE_FREQS, tensor, head_dim / 2, 0..1, &mut factors)?;
+                Ok(RopeScaling::Factors(factors))
+            }
+        }
+    }
+
+    /// A factor of rope scaling, written as a number of either kind.
+    fn factor(&self, key: &str) -> Result<Option<f64>, Error> {
+        match self.metadata.get(key) {
+            None => Ok(None),
+            Some(Value::Float(x)) => Ok(Some(*x)),
+            Some(Value::Int(n)) => Ok(Some(*n as f64)),
+            Some(other) => Err(self.key(key, format!("is {other:?}, not a number"))),
         }
     }
 

@@ -7,7 +7,7 @@ pub fn kept(mask: Mask, n: usize) -> Vec<bool> {
     let bits = |i: usize| {
         let words = mask.moment.words(mask.module, (i / 8) as u32);
         let word = words[(i % 8) / 2];
-        if i % 2 == 0 { word & 0xffff } else { word >> 16 }
+        if i.is_multiple_of(2) { word & 0xffff } else { word >> 16 }
     };
     (0..n).map(|i| bits(i) >= u32::from(mask.threshold)).collect()
 }

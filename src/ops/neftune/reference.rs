@@ -15,9 +15,11 @@ pub fn forward(
     for pair in cu_seqlens.windows(2) {
         let length = f64::from(pair[1] - pair[0]);
         let magnitude = alpha / (length * hidden as f64).sqrt();
-        for i in pair[0] as usize * hidden..pair[1] as usize * hidden {
-            let word = moment.words(STREAM, (i / 4) as u32)[i % 4];
-            out[i] += magnitude * f64::from(word as i32) / 2f64.powi(31);
+        let (first, end) = (pair[0] as usize * hidden, pair[1] as usize * hidden);
+        for (i, x) in out[first..end].iter_mut().enumerate() {
+            let place = first + i;
+            let word = moment.words(STREAM, (place / 4) as u32)[place % 4];
+            *x += magnitude * f64::from(word as i32) / 2f64.powi(31);
         }
     }
     out
