@@ -63,7 +63,7 @@ impl Base {
         #[cfg(feature = "cli")]
         let local = model::source::local(path, report)?;
         #[cfg(not(feature = "cli"))]
-        let local = path;
+        let local = std::borrow::Cow::Borrowed(path);
         std::fs::metadata(&local).map_err(|source| {
             let path = path.to_path_buf();
             model::Error::Io { doing: "opening the model", path, source }

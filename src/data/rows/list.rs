@@ -345,7 +345,11 @@ mod tests {
                 1,
                 "is not whole: its list breaks off in or behind row 1",
             ),
-            ("{\"data\": [1], \"n\": 2", 1, "is not whole: the object around its list has no end"),
+            (
+                "{\"data\": [1], \"n\": \"2\"",
+                1,
+                "is not whole: the object around its list has no end",
+            ),
             ("{\n \"a\": 1\n}", 0, "is a JSON object without a list named `data`"),
             ("{\"data\": {}}", 0, "is a JSON object without a list named `data`"),
             ("{\n \"a\": [1, ", 0, "is not whole: its list of rows does not begin as one"),
