@@ -41,13 +41,22 @@ pub(super) fn take<T: DeserializeOwned>(
     source: &Source,
 ) -> Result<Option<T>, ConfigError> {
     let Some(value) = table.remove(name) else { return Ok(None) };
-    let shown = value.to_string();
+    let shown = cut(value.to_string());
     match value.try_into::<T>() {
         Ok(value) if allowed(&value) => Ok(Some(value)),
         _ => {
             let key = format!("{section}.{name}");
             Err(ConfigError::Value { at: source.place(&key), key, value: shown, expects })
         }
+    }
+}
+
+/// A value as a message quotes it: the beginning of a long one.
+fn cut(text: String) -> String {
+    const MOST: usize = 200;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{} [...]", &text[..end]),
+        None => text,
     }
 }
 
