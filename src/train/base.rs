@@ -119,7 +119,7 @@ impl Base {
         let more = linears as f64 * (2.0 - NF4_BYTES) / 1e9;
         Some(format!(
             "hint: this base has {:.2} billion parameters; model.quantization = \"none\" trains on its weights in \
-             bf16, without NF4's error and no slower, and takes {more:.2} GB more memory",
+             bf16, without NF4's error, on a CPU no slower, and takes {more:.2} GB more memory",
             all as f64 / 1e9
         ))
     }

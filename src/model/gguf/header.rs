@@ -88,6 +88,7 @@ pub const TYPES: [(u32, &str, usize, usize); 14] = [
     (30, "BF16", 1, 2),
 ];
 
+const BOOL: u32 = 7;
 const STRING: u32 = 8;
 const ARRAY: u32 = 9;
 
@@ -281,7 +282,7 @@ impl<'a> Cursor<'a> {
     fn array(&mut self, bytes: &Bytes) -> Result<Array, String> {
         let kind = self.u32()?;
         let size = match kind {
-            0 | 1 | 7 => 1,
+            0 | 1 | BOOL => 1,
             2 | 3 => 2,
             4..=6 => 4,
             STRING | 10..=12 => 8,
@@ -296,7 +297,10 @@ impl<'a> Cursor<'a> {
                 std::str::from_utf8(text).map_err(|e| format!("string: {e}"))?;
             }
         } else {
-            self.take(len * size)?;
+            let values = self.take(len * size)?;
+            if kind == BOOL && values.iter().any(|&value| value > 1) {
+                return Err("an array of bools with one that is neither 0 nor 1".into());
+            }
         }
         let data = bytes.window(start, self.at - start).ok_or("array outside the file")?;
         Ok(Array { kind, len, data })

@@ -1,7 +1,7 @@
 //! Out of the low rank, by itself: T = U·A, where something must happen to it before it joins dx.
 //!
 //! Shapes: U `[m, r]` at pitch `ld`, A `[r, in]`, T `[m, in]`. Without dropout this product is a stretch of
-//! `nf4_linear`'s contraction and never stored.
+//! `linear`'s contraction and never stored.
 //! Dtypes: `E` (f32 or bf16) in and out, f32 sums, one rounding.
 //! Errors: [`ShapeError`] when a buffer does not fit.
 //! Source: Hu et al. 2021 (arXiv 2106.09685), section 4.1, differentiated.
